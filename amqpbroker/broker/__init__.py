@@ -1,0 +1,1 @@
+"""What it all means: virtual hosts, sessions, channels."""

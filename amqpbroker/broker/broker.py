@@ -1,0 +1,218 @@
+"""The broker: definitions come in, sessions work on them."""
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+
+from amqpbroker import __version__
+from amqpbroker.broker.access import hash_password, is_loopback, password_matches
+from amqpbroker.broker.deadlines import Deadlines
+from amqpbroker.broker.turn import Turn
+from amqpbroker.broker.vhost import VHost
+from amqpbroker.definitions import (
+    BindingDefinition,
+    Change,
+    ExchangeDefinition,
+    QueueDefinition,
+    UserDefinition,
+    VHostDefinition,
+    put,
+)
+from amqpbroker.errors import ConnectionForced, HardError
+from amqpbroker.protocol.connection import Limits
+from amqpbroker.routing.router import predeclared
+from amqpbroker.world import World
+
+log = logging.getLogger(__name__)
+
+
+@attrs.frozen
+class BrokerLimits:
+    """What the broker takes from its peers at most.
+
+    Past a limit the peer waits or gets the right AMQP error, and nobody else is disturbed.
+    """
+
+    wire: Limits = attrs.Factory(Limits)
+    connections_max: int = 20_000
+    consumers_per_channel_max: int = 10_000
+    queues_per_vhost_max: int = 1_000_000
+    outbox_bytes_max: int = 1024 * 1024
+    """Over it, a connection's consumers get nothing more until the peer has taken some."""
+    replies_bytes_max: int = 4 * 1024 * 1024
+    """Over it, a connection is not read any more: its peer asks without listening."""
+    parked_bytes_max: int = 1024 * 1024
+    """Frames that wait behind a method that waits; over it, the connection is not read."""
+    uncommitted_connection_bytes_max: int = 8 * 1024 * 1024
+    uncommitted_node_bytes_max: int = 64 * 1024 * 1024
+    routes_per_channel_max: int = 4096
+    pending_s_max: float = 30.0
+    """How long a method may wait for its answer."""
+
+
+class Attached:
+    """What the broker asks of a session."""
+
+    def alarm_changed(self) -> None:
+        """A resource ran low, or recovered."""
+        raise NotImplementedError
+
+    def release(self) -> None:
+        """What held the session back may have gone."""
+        raise NotImplementedError
+
+    def force_close(self, error: HardError) -> None:
+        """Close the connection with ``error``."""
+        raise NotImplementedError
+
+
+class Broker:
+    """All virtual hosts and users of a node, and what its sessions share."""
+
+    def __init__(
+        self, world: World, limits: BrokerLimits | None = None, name: str = "rabbit@localhost"
+    ) -> None:
+        self.world = world
+        self.limits = limits or BrokerLimits()
+        self.name = name
+        self.turn = Turn()
+        self.deadlines = Deadlines()
+        self.vhosts: dict[str, VHost] = {}
+        self.users: dict[str, UserDefinition] = {}
+        self.sessions: dict[Attached, None] = {}
+        self.uncommitted_bytes = 0
+        self.access_version = 0
+        """Raised by any change to who may do what."""
+        self.alarms: tuple[str, ...] = ()
+        """Resources that run low ("memory"), in RabbitMQ's words."""
+
+    def boot(self, user: str, password: str) -> None:
+        """What a new node starts with.
+
+        The virtual host ``/`` and one user, who may come from loopback only.
+        """
+        self.apply(put(VHostDefinition("/")))
+        password_hash = hash_password(password, self.world.random)
+        self.apply(put(UserDefinition(user, password_hash, ("administrator",))))
+
+    # -- definitions ---------------------------------------------------------------------------
+
+    def apply(self, change: Change) -> None:
+        """Carry out a change that was decided on: the one way in for definitions."""
+        _appliers[change.act, type(change.definition)](self, change.definition)
+
+    def _put_vhost(self, definition: VHostDefinition) -> None:
+        if definition.name in self.vhosts:
+            return
+        vhost = VHost(definition.name, self.apply, self.turn.wake)
+        self.vhosts[definition.name] = vhost
+        for exchange in predeclared(definition.name):
+            vhost.put_exchange(exchange)
+
+    def _drop_vhost(self, definition: VHostDefinition) -> None:
+        vhost = self.vhosts.pop(definition.name)
+        for session in list(self.sessions):
+            if getattr(session, "vhost", None) is vhost:
+                session.force_close(ConnectionForced(f"vhost '{definition.name}' is deleted"))
+        vhost.close()
+
+    def _put_user(self, definition: UserDefinition) -> None:
+        self.users[definition.name] = definition
+        self.access_version += 1
+
+    def _drop_user(self, definition: UserDefinition) -> None:
+        del self.users[definition.name]
+        self.access_version += 1
+
+    # -- access --------------------------------------------------------------------------------
+
+    def login(self, user: str, password: str, host: str) -> UserDefinition | None:
+        """The user, if name and password are right and it may come from ``host``.
+
+        Guest only from loopback.
+        """
+        definition = self.users.get(user)
+        if definition is None or not password_matches(definition, password):
+            log.warning("login of user %r from %s refused: invalid credentials", user, host)
+            return None
+        if user == "guest" and not is_loopback(host):
+            log.warning("login of user %r from %s refused: only from loopback", user, host)
+            return None
+        return definition
+
+    # -- flow ----------------------------------------------------------------------------------
+
+    def account_uncommitted(self, change_bytes: int) -> None:
+        """Octets were accepted that are not committed yet, or (negative) have been."""
+        self.uncommitted_bytes += change_bytes
+        if change_bytes < 0:
+            for session in self.sessions:
+                session.release()
+
+    def check_memory(self, used_bytes: int, limit_bytes: int) -> None:
+        """Raise or clear the memory alarm (RabbitMQ: vm_memory_high_watermark)."""
+        self._set_alarms(("memory",) if used_bytes > limit_bytes else ())
+
+    def _set_alarms(self, alarms: tuple[str, ...]) -> None:
+        if alarms == self.alarms:
+            return
+        log.warning("resource alarms: %s", ", ".join(alarms) or "none any more")
+        self.alarms = alarms
+        for session in list(self.sessions):
+            session.alarm_changed()
+
+    def close_all(self, error: HardError) -> None:
+        """Close every connection with ``error``."""
+        for session in list(self.sessions):
+            session.force_close(error)
+
+    def server_properties(self) -> dict[str, Any]:
+        """What a client is told at the start.
+
+        Clients switch behaviour on product, version and capabilities.
+        """
+        return {
+            "capabilities": {
+                "publisher_confirms": True,
+                "exchange_exchange_bindings": True,
+                "basic.nack": True,
+                "consumer_cancel_notify": True,
+                "connection.blocked": True,
+                "consumer_priorities": True,
+                "authentication_failure_close": True,
+                "per_consumer_qos": True,
+                "direct_reply_to": True,
+            },
+            "cluster_name": self.name,
+            "copyright": "the amqpbroker authors",
+            "information": "Licensed under the Apache License 2.0",
+            "platform": "Python",
+            "product": "RabbitMQ",
+            "version": "3.13.7",
+            "amqpbroker_version": __version__,
+        }
+
+
+def _in_vhost(act: str) -> Callable[[Broker, Any], None]:
+    """An applier that hands the definition to its virtual host."""
+
+    def apply(broker: Broker, definition: Any) -> None:
+        getattr(broker.vhosts[definition.vhost], act)(definition)
+
+    return apply
+
+
+_appliers: dict[tuple[str, type], Callable[[Broker, Any], None]] = {
+    ("put", VHostDefinition): Broker._put_vhost,
+    ("delete", VHostDefinition): Broker._drop_vhost,
+    ("put", UserDefinition): Broker._put_user,
+    ("delete", UserDefinition): Broker._drop_user,
+    ("put", ExchangeDefinition): _in_vhost("put_exchange"),
+    ("delete", ExchangeDefinition): _in_vhost("drop_exchange"),
+    ("put", QueueDefinition): _in_vhost("put_queue"),
+    ("delete", QueueDefinition): _in_vhost("drop_queue"),
+    ("put", BindingDefinition): _in_vhost("put_binding"),
+    ("delete", BindingDefinition): _in_vhost("drop_binding"),
+}

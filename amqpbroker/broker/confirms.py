@@ -1,0 +1,116 @@
+"""Publisher confirms: which messages of a channel the broker has yet to answer for.
+
+A publish becomes a run: so many messages, and for each queue they went to the index that its
+committed mark must reach. A run is confirmed as far as the slowest of its queues has committed;
+several runs may be, in any order. What is confirmed without a gap is told by one basic.ack with
+``multiple``, the rest singly (AMQP 0-9-1, RabbitMQ: Consumer Acknowledgements and Publisher
+Confirms).
+
+The window counts for channels without confirms too: the octets that are accepted but not committed
+are bounded, per connection and per node.
+"""
+
+from collections.abc import Callable
+
+import attrs
+
+from amqpbroker.queues.queue import Queue
+
+
+@attrs.define(eq=False)
+class _Run:
+    """Messages ``first`` … ``first + count - 1`` and where they went.
+
+    (queue, index behind the last).
+    """
+
+    first: int
+    count: int
+    size: int
+    targets: list[tuple[Queue, int]]
+
+    def committed(self) -> int:
+        """How many of them are committed in all their queues."""
+        lag = max(end - queue.committed for queue, end in self.targets)
+        return self.count - min(max(lag, 0), self.count)
+
+
+class ConfirmWindow:
+    """The unconfirmed messages of one channel.
+
+    ``wake`` asks for `advance` to be called soon; ``account`` is told how many uncommitted octets
+    came (or, negative, went); ``ack`` says (sequence number, multiple) to the peer.
+    """
+
+    def __init__(
+        self,
+        wake: Callable[["ConfirmWindow"], None],
+        account: Callable[[int], None],
+        ack: Callable[[int, bool], None],
+    ) -> None:
+        self.confirming = False
+        self._wake = wake
+        self._account = account
+        self._ack = ack
+        self._next = 1
+        self._told = 0  # All up to here are confirmed to the peer.
+        self._open: list[_Run] = []
+        self._early: list[tuple[int, int]] = []  # Confirmed, but not told yet: (first, last).
+
+    def published(self, raws: list[bytes], targets: list[tuple[Queue, int]]) -> None:
+        """Messages went to ``targets`` (none, if they were unroutable)."""
+        first = self._next
+        count = len(raws)
+        self._next += count
+        for queue, end in targets:
+            if queue.committed < end:
+                break
+        else:
+            if self.confirming:
+                self._early.append((first, self._next - 1))
+                self._wake(self)
+            return
+        size = sum(map(len, raws))
+        self._account(size)
+        self._open.append(_Run(first, count, size, targets))
+        queue.when_committed(self._committed)
+        if self.confirming:
+            self._wake(self)
+
+    def _committed(self) -> None:
+        self._wake(self)
+
+    def advance(self) -> None:
+        """Tell the peer what is committed by now."""
+        waiting: list[_Run] = []
+        for run in self._open:
+            done = run.committed()
+            if done:
+                self._early.append((run.first, run.first + done - 1))
+                run.first += done
+                run.count -= done
+            if run.count:
+                waiting.append(run)
+                slowest = max(run.targets, key=lambda target: target[1] - target[0].committed)
+                slowest[0].when_committed(self._committed)
+            else:
+                self._account(-run.size)
+        self._open = waiting
+        if self.confirming:
+            self._tell(waiting[0].first - 1 if waiting else self._next - 1)
+        self._early = []
+
+    def _tell(self, without_gap: int) -> None:
+        """Confirm everything up to ``without_gap`` at once, what lies beyond one by one."""
+        if without_gap > self._told:
+            self._ack(without_gap, without_gap > self._told + 1)
+            self._told = without_gap
+        for first, last in self._early:
+            for sequence in range(max(first, without_gap + 1), last + 1):
+                self._ack(sequence, False)
+
+    def close(self) -> None:
+        """The channel is gone: nobody waits for its confirms."""
+        self._account(-sum(run.size for run in self._open))
+        self._open = []
+        self.confirming = False

@@ -1,0 +1,291 @@
+"""A session: one connection's user, virtual host and channels, and what holds it back.
+
+The protocol says what the peer did; the session has it done and lets the answers gather in the
+outbox. It never waits. What cannot be answered yet parks a channel (its later events wait in order,
+other channels go on); what must not be read any more sets `held`, and whoever reads for the session
+looks there.
+"""
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from pamqp import commands
+from pamqp.base import Frame
+
+from amqpbroker.broker.broker import Attached, Broker
+from amqpbroker.broker.channel import Channel
+from amqpbroker.broker.vhost import VHost
+from amqpbroker.definitions import UserDefinition
+from amqpbroker.errors import HardError, InternalError, NotAllowed, SoftError
+from amqpbroker.protocol.connection import Connection, State
+from amqpbroker.protocol.events import (
+    ChannelEvent,
+    ChannelOpened,
+    Closed,
+    Event,
+    Login,
+    Open,
+    Publish,
+)
+from amqpbroker.queues.queue import Queue
+
+log = logging.getLogger(__name__)
+
+
+class Session(Attached):
+    """What one connection does in the broker.
+
+    ``transmit`` sends what is in the connection's outbox as far as the peer takes it;
+    ``on_release`` is called when `held` may have become false.
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        connection: Connection,
+        host: str,
+        transmit: Callable[[], None],
+        on_release: Callable[[], None],
+    ) -> None:
+        self.broker = broker
+        self.connection = connection
+        self.host = host
+        self.user: UserDefinition | None = None
+        self.vhost: VHost | None = None
+        self.client_properties: dict[str, Any] = {}
+        self.channels: dict[int, Channel] = {}
+        self.unsent_bytes = 0
+        """Octets that were taken from the outbox but not by the peer."""
+        self.uncommitted_bytes = 0
+        self.parked_bytes = 0
+        self.congested: dict[Channel, None] = {}
+        """Channels with consumers that wait for the outbox to drain."""
+        self.own_queues: dict[Queue, None] = {}
+        """Exclusive queues: they end with the session."""
+        self._blocked = False
+        self._transmit = transmit
+        self._on_release = on_release
+        broker.sessions[self] = None
+
+    # -- events --------------------------------------------------------------------------------
+
+    def take(self, work_max: int) -> bool:
+        """Do what the received bytes say, up to ``work_max``; whether there is more to do."""
+        connection = self.connection
+        work = 0
+        while work < work_max and not (self.held and connection.state is State.RUNNING):
+            try:
+                event = connection.next_event()
+            except HardError as error:
+                self.fail(error)
+                return False
+            if event is None:
+                return False
+            work += self.handle(event)
+        return True
+
+    def handle(self, event: Event) -> int:
+        """Do what the peer asks; the work it was, in messages times destinations."""
+        if isinstance(event, Login | Open | Closed):
+            self.guard(None, 0, lambda: self._handle_own(event))
+            return 1
+        channel = self.channels.get(event.channel)
+        if channel is None:
+            assert isinstance(event, ChannelOpened), event
+            self.channels[event.channel] = Channel(self, event.channel)
+            return 1
+        if channel.waiting:
+            self.parked_bytes += channel.park_event(event)
+            return 1
+        return self._act(channel, event)
+
+    def _act(self, channel: Channel, event: ChannelEvent) -> int:
+        if self.broker.alarms and isinstance(event, Publish):
+            self._block()
+        try:
+            return channel.handle(event)
+        except Exception as error:
+            self._answer_fault(channel, event.index, error)
+            return 1
+
+    def guard(self, channel: Channel | None, index: int, act: Callable[[], None]) -> None:
+        """Do something for the peer outside its turn, with the same consequences of a fault."""
+        try:
+            act()
+        except Exception as error:
+            self._answer_fault(channel, index, error)
+
+    def _answer_fault(self, channel: Channel | None, index: int, error: Exception) -> None:
+        """Every fault ends here: a soft error closes the channel, a hard one the connection.
+
+        Anything else is a bug: the connection is closed with 541, and the log has the traceback.
+        """
+        if isinstance(error, SoftError) and channel is not None:
+            log.info("channel %d of %s: %s", channel.number, self.host, error.reply_text)
+            self.close_channel(channel)
+            self.connection.close_channel(channel.number, error, index)
+        elif isinstance(error, HardError):
+            self.fail(error, index)
+        else:
+            log.error("a bug: connection from %s is closed", self.host, exc_info=error)
+            self.fail(InternalError("the broker's log says more"), index)
+
+    def close_channel(self, channel: Channel) -> None:
+        """Put a channel away."""
+        if self.channels.pop(channel.number, None) is not None:
+            self.parked_bytes -= channel.close()
+            self.congested.pop(channel, None)
+            self.release()
+
+    def replay(self, channel: Channel) -> None:
+        """A channel's answer came: do what was parked behind it, until the next wait."""
+        while channel.parked and not channel.waiting:
+            event, size = channel.parked.popleft()
+            self.parked_bytes -= size
+            self._act(channel, event)
+        self.broker.turn.speak(self)
+        self.release()
+
+    # -- the connection's own events -----------------------------------------------------------
+
+    def _handle_own(self, event: Login | Open | Closed) -> None:
+        if isinstance(event, Login):
+            self._login(event)
+        elif isinstance(event, Open):
+            self._open(event)
+        else:
+            self.close()
+            if event.by_peer:
+                self.connection.close_ok()
+
+    def _login(self, event: Login) -> None:
+        self.user = self.broker.login(event.user, event.password, self.host)
+        self.client_properties = event.client_properties
+        if self.user is None:
+            self.connection.refuse_login(event.mechanism)
+        else:
+            self.connection.accept_login()
+
+    def _open(self, event: Open) -> None:
+        broker = self.broker
+        self.vhost = broker.vhosts.get(event.vhost)
+        if self.vhost is None:
+            raise NotAllowed(f"vhost {event.vhost} not found")
+        if len(broker.sessions) > broker.limits.connections_max:
+            raise NotAllowed(
+                "connection refused: "
+                f"node connection limit ({broker.limits.connections_max}) is reached"
+            )
+        self.connection.open_ok()
+        heartbeat_s = self.connection.heartbeat_s
+        if heartbeat_s:
+            now_s = broker.world.clock.monotonic_s()
+            broker.deadlines.at(now_s + heartbeat_s / 2, self._tick)
+
+    def _tick(self, now_s: float) -> None:
+        """Every half heartbeat: speak up, and listen."""
+        if self not in self.broker.sessions:
+            return
+        if not self.connection.tick(now_s, listening=not self.held):
+            log.warning("connection from %s: missed heartbeats", self.host)
+            self.abandon()
+            return
+        self.broker.turn.speak(self)
+        self.broker.deadlines.at(now_s + self.connection.heartbeat_s / 2, self._tick)
+
+    def fail(self, error: HardError, index: int = 0) -> None:
+        """Close the connection with ``error``."""
+        log.warning("connection from %s: %s", self.host, error.reply_text)
+        self.close()
+        self.connection.fail(error, index)
+        self.broker.turn.speak(self)
+
+    def force_close(self, error: HardError) -> None:
+        self.fail(error)
+
+    def abandon(self) -> None:
+        """The peer is gone: end without a word."""
+        self.close()
+        self.connection.state = State.CLOSED
+        self.broker.turn.speak(self)
+
+    def close(self) -> None:
+        """Put everything away: channels, then exclusive queues. Closing twice is harmless."""
+        if self not in self.broker.sessions:
+            return
+        del self.broker.sessions[self]
+        for channel in list(self.channels.values()):
+            self.close_channel(channel)
+        for queue in list(self.own_queues):
+            if not queue.version and self.vhost is not None:
+                self.vhost.delete_queue(queue.definition.name, self)
+        self.own_queues.clear()
+
+    # -- sending -------------------------------------------------------------------------------
+
+    @property
+    def backlog_bytes(self) -> int:
+        """What the peer has yet to take."""
+        return self.connection.outbox_bytes + self.unsent_bytes
+
+    def flush(self) -> None:
+        self._transmit()
+        if self.congested and self.backlog_bytes <= self.broker.limits.outbox_bytes_max:
+            self.drained()
+
+    def drained(self) -> None:
+        """The peer has taken enough: consumers may have messages again."""
+        channels, self.congested = self.congested, {}
+        for channel in channels:
+            channel.resume_consumers()
+        self.release()
+
+    # -- what holds the session back -----------------------------------------------------------
+
+    @property
+    def held(self) -> bool:
+        """Whether nothing more should be read from the peer for now."""
+        limits = self.broker.limits
+        return (
+            self._blocked
+            or self.backlog_bytes > limits.replies_bytes_max
+            or self.parked_bytes > limits.parked_bytes_max
+            or self.uncommitted_bytes > limits.uncommitted_connection_bytes_max
+            or (
+                self.uncommitted_bytes > 0
+                and self.broker.uncommitted_bytes > limits.uncommitted_node_bytes_max
+            )
+        )
+
+    def release(self) -> None:
+        self._on_release()
+
+    def account(self, change_bytes: int) -> None:
+        """Octets were accepted that are not committed yet, or (negative) have been."""
+        self.uncommitted_bytes += change_bytes
+        self.broker.account_uncommitted(change_bytes)
+
+    def alarm_changed(self) -> None:
+        if self.broker.alarms:
+            if self.connection.content_pending:
+                self._block()
+        elif self._blocked:
+            self._blocked = False
+            self._say_if_capable(commands.Connection.Unblocked())
+        self.release()
+
+    def _block(self) -> None:
+        """The peer publishes while a resource runs low.
+
+        It is not read until that is over, and told why.
+        """
+        if not self._blocked:
+            self._blocked = True
+            reason = "low on " + " & ".join(self.broker.alarms)
+            self._say_if_capable(commands.Connection.Blocked(reason))
+
+    def _say_if_capable(self, method: Frame) -> None:
+        if self.connection.capabilities.get("connection.blocked") is True:
+            self.connection.send_method(0, method)
+            self.broker.turn.speak(self)

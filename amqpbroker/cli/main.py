@@ -1,0 +1,98 @@
+"""The command ``amqpbroker``."""
+
+import gc
+import importlib
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import trio
+
+from amqpbroker import __version__
+from amqpbroker.errors import ConfigError
+from amqpbroker.server.config import Config, load_config
+
+EXIT_CONFIG = 78
+EXIT_USAGE = 64
+
+log = logging.getLogger("amqpbroker")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="amqpbroker")
+def cli() -> None:
+    """A RabbitMQ-compatible AMQP 0-9-1 broker."""
+
+
+@cli.command()
+@click.option("--name", help="The node's name.  [default: rabbit@ and this host]")
+@click.option("--config", "file", type=click.Path(path_type=Path), help="A TOML file of settings.")
+@click.option("--memory", is_flag=True, default=None, help="Keep everything in memory.")
+@click.option("--listen", metavar="HOST:PORT", help="AMQP.  [default: 127.0.0.1:5672]")
+def serve(file: Path | None, **flags: Any) -> None:
+    """Run a node until SIGTERM or ctrl-C.
+
+    Settings come from flags, the environment (AMQPBROKER_LISTEN …), the file, and defaults.
+    """
+    config = load_config(flags, os.environ, file)
+    logging.basicConfig(
+        level=config.log_level.upper(),
+        format="%(asctime)s [%(levelname)s] %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
+    if not config.memory:
+        log.warning(
+            "durable queues and persistent messages are kept in memory only, as with --memory:"
+            " this version has no storage on disk yet"
+        )
+    trio.run(_serve, config)
+
+
+async def _serve(config: Config) -> None:
+    from amqpbroker.server.node import Node
+
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async with Node(config) as node:
+            _tame_collector()
+            click.echo(f"amqpbroker ready: amqp={node.url} name={config.name}")
+            async for number in signals:
+                log.info("stopping: %s", signal.Signals(number).name)
+                break
+
+
+def _tame_collector() -> None:
+    """Full collections walk every record and stop the node meanwhile.
+
+    They do not start by themselves.
+    """
+    gc.collect()
+    gc.freeze()
+    young, middle, _ = gc.get_threshold()
+    gc.set_threshold(young * 10, middle, 1_000_000)
+
+
+@cli.command(context_settings={"ignore_unknown_options": True}, add_help_option=False)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def bench(arguments: tuple[str, ...]) -> None:
+    """Measure this broker, and others beside it (see bench --help)."""
+    sys.exit(importlib.import_module("amqpbroker_bench.cli").main(list(arguments)))
+
+
+def main() -> None:
+    """Run a command; what the user can mend gets one line and an exit status."""
+    try:
+        cli.main(standalone_mode=False)
+    except ConfigError as error:
+        click.echo(f"amqpbroker: {error}", err=True)
+        sys.exit(EXIT_CONFIG)
+    except click.ClickException as error:
+        click.echo(f"amqpbroker: {error.format_message()} (amqpbroker --help says more)", err=True)
+        sys.exit(EXIT_USAGE)
+    except click.exceptions.Exit as error:
+        sys.exit(error.exit_code)
+    except click.Abort:
+        sys.exit(130)

@@ -1,0 +1,97 @@
+"""Definitions: what a broker consists of, apart from messages and connections.
+
+A definition is a frozen record; a `Change` puts one in place or takes one away. However a change
+arrives (client, command line, another node), it ends in ``Broker.apply``: there is no second way
+in.
+"""
+
+from collections.abc import Hashable
+from functools import cached_property
+from typing import Any, Literal
+
+import attrs
+
+Arguments = dict[str, Any]
+
+
+@attrs.frozen
+class VHostDefinition:
+    """A virtual host: a namespace of exchanges and queues."""
+
+    name: str
+
+
+@attrs.frozen
+class ExchangeDefinition:
+    """An exchange; ``type`` is the name of an exchange type."""
+
+    vhost: str
+    name: str
+    type: str
+    durable: bool = False
+    auto_delete: bool = False
+    internal: bool = False
+    arguments: Arguments = attrs.Factory(dict)
+
+
+@attrs.frozen
+class QueueDefinition:
+    """A queue; an exclusive one lives and dies with the connection that declared it."""
+
+    vhost: str
+    name: str
+    durable: bool = False
+    exclusive: bool = False
+    auto_delete: bool = False
+    arguments: Arguments = attrs.Factory(dict)
+
+
+@attrs.frozen
+class BindingDefinition:
+    """From an exchange to a queue, for messages that match ``routing_key`` and ``arguments``."""
+
+    vhost: str
+    source: str
+    destination: str
+    routing_key: str = ""
+    arguments: Arguments = attrs.Factory(dict)
+
+    @cached_property
+    def identity(self) -> Hashable:
+        """What tells it from the other bindings of its exchange."""
+        return self.destination, self.routing_key, repr(sorted(self.arguments.items()))
+
+
+@attrs.frozen
+class UserDefinition:
+    """Who may log in.
+
+    ``password_hash`` is RabbitMQ's (base64 of salt and SHA-256 over salt and password).
+    """
+
+    name: str
+    password_hash: str
+    tags: tuple[str, ...] = ()
+
+
+Definition = (
+    VHostDefinition | ExchangeDefinition | QueueDefinition | BindingDefinition | UserDefinition
+)
+
+
+@attrs.frozen
+class Change:
+    """Put a definition in place, or delete it."""
+
+    act: Literal["put", "delete"]
+    definition: Definition
+
+
+def put(definition: Definition) -> Change:
+    """The change that puts ``definition`` in place."""
+    return Change("put", definition)
+
+
+def delete(definition: Definition) -> Change:
+    """The change that takes ``definition`` away."""
+    return Change("delete", definition)

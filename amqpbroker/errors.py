@@ -1,0 +1,151 @@
+"""One tree of errors; every class knows the reply code that AMQP gives it.
+
+A `SoftError` closes the channel, a `HardError` the connection (AMQP 0-9-1, section 1.1.2 and the
+table of reply codes). They are raised where the fault is known and turned into frames at the doors
+only. The text is part of the contract: clients match on RabbitMQ's words.
+"""
+
+from typing import ClassVar
+
+
+class AmqpError(Exception):
+    """A fault that AMQP has a reply code for.
+
+    ``text`` says what is wrong, without the name of the code.
+    """
+
+    code: ClassVar[int]
+    name: ClassVar[str]
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.text = text
+
+    @property
+    def reply_text(self) -> str:
+        """What the peer reads, in RabbitMQ's form: ``NOT_FOUND - no queue 'q' in vhost '/'``."""
+        return f"{self.name} - {self.text}"
+
+
+class SoftError(AmqpError):
+    """Closes the channel on which it happened; the connection goes on."""
+
+
+class HardError(AmqpError):
+    """Closes the connection."""
+
+
+class AccessRefused(SoftError):
+    """The user, or the nature of the thing, does not allow it."""
+
+    code = 403
+    name = "ACCESS_REFUSED"
+
+
+class NotFound(SoftError):
+    """The queue or exchange does not exist."""
+
+    code = 404
+    name = "NOT_FOUND"
+
+
+class ResourceLocked(SoftError):
+    """The queue is another connection's own."""
+
+    code = 405
+    name = "RESOURCE_LOCKED"
+
+
+class PreconditionFailed(SoftError):
+    """What exists, or the state of it, contradicts what was asked."""
+
+    code = 406
+    name = "PRECONDITION_FAILED"
+
+
+class ConnectionForced(HardError):
+    """An operator, or the end of the node, closes the connection."""
+
+    code = 320
+    name = "CONNECTION_FORCED"
+
+
+class InvalidPath(HardError):
+    """The virtual host's name is not one."""
+
+    code = 402
+    name = "INVALID_PATH"
+
+
+class LoginRefused(HardError):
+    """Wrong user, wrong password, or a user that may not come from there (code 403)."""
+
+    code = 403
+    name = "ACCESS_REFUSED"
+
+
+class FrameError(HardError):
+    """The peer sent bytes that are no frame, or a frame over the agreed size."""
+
+    code = 501
+    name = "FRAME_ERROR"
+
+
+class MalformedSyntax(HardError):
+    """A frame holds a value that cannot be decoded."""
+
+    code = 502
+    name = "SYNTAX_ERROR"
+
+
+class CommandInvalid(HardError):
+    """The method is unknown, or makes no sense in this state."""
+
+    code = 503
+    name = "COMMAND_INVALID"
+
+
+class ChannelError(HardError):
+    """The method came on a channel that is not open, or is open already."""
+
+    code = 504
+    name = "CHANNEL_ERROR"
+
+
+class UnexpectedFrame(HardError):
+    """A content frame came where a method was due, or the other way round."""
+
+    code = 505
+    name = "UNEXPECTED_FRAME"
+
+
+class ResourceExhausted(HardError):
+    """A limit is reached whose breach the peer can do nothing about (AMQP: resource-error)."""
+
+    code = 506
+    name = "RESOURCE_ERROR"
+
+
+class NotAllowed(HardError):
+    """The peer did what the agreed limits or its rights forbid."""
+
+    code = 530
+    name = "NOT_ALLOWED"
+
+
+class Unimplemented(HardError):
+    """A part of AMQP that RabbitMQ does not have either, or that this version does not have yet."""
+
+    code = 540
+    name = "NOT_IMPLEMENTED"
+
+
+class InternalError(HardError):
+    """A fault of the broker's own; the log has the traceback."""
+
+    code = 541
+    name = "INTERNAL_ERROR"
+
+
+class ConfigError(Exception):
+    """A setting that the node cannot start with; the text says which, and what would do."""

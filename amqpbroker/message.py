@@ -1,0 +1,50 @@
+"""What travels: messages in runs.
+
+A *run* is a list of messages that came one after another on one channel with the same address.
+Everything such messages share is said once, by an `Origin`; what is left of each is the bytes of
+its content frames, as they came off the wire. A message is therefore the pair (origin, raw), and
+nowhere an object.
+"""
+
+from typing import Any
+
+import attrs
+
+
+@attrs.define(eq=False)
+class Traits:
+    """What the broker must know of a message's properties.
+
+    ``headers`` are there when the message has some. ``block`` is the whole property block (flags
+    and list), kept only when it carries something that the broker may act on (headers, priority,
+    expiration, user-id): who needs one of those decodes it.
+    """
+
+    persistent: bool
+    headers: dict[str, Any] | None = None
+    block: bytes | None = None
+
+
+@attrs.define(eq=False)
+class Origin:
+    """What the messages of one publisher to one address share.
+
+    ``address`` is exchange and routing key as two AMQP short strings, ready to be sent.
+    ``channel`` and ``frame_max`` (octets) tell how the raw content frames were made: a consumer on
+    the same channel number whose frames may be as large gets the very bytes.
+    """
+
+    exchange: str
+    routing_key: str
+    address: bytes
+    channel: int
+    frame_max: int
+    traits: Traits
+
+
+@attrs.define
+class Batch:
+    """Messages read from a log: ``origins[i]`` belongs to ``raws[i]``."""
+
+    origins: list[Origin]
+    raws: list[bytes]

@@ -1,0 +1,639 @@
+"""One connection as a machine without I/O.
+
+Bytes go in by `Connection.receive`; what the peer did comes out of `Connection.next_event`, one
+event a call, so that whoever acts on the events can stop between any two (a channel that waits, a
+turn that has used up its budget, a publisher that must be held back) and go on later. Bytes to be
+sent gather in an outbox that is taken whole.
+
+The life of a connection is a line: protocol header, start, tune, open, then work, then close (AMQP
+0-9-1, section 2.2.4). `_handshake` says which method is due in which state; anything else is an
+error there. Once a hard error was sent, nothing of the peer counts but its close-ok; after a fault
+in the framing itself not even that can be found, and only the end of the stream is left.
+
+Work is mostly publishes and acks, and mostly like the one before. A publish that lies whole in the
+buffer is taken in one go, its octets all checked; then the next is *predicted* to begin with the
+same octets up to its body (method, properties, sizes), which one comparison proves or refutes. Such
+messages leave as one event: a run.
+"""
+
+import struct
+from collections.abc import Callable
+from enum import Enum, auto
+from typing import Any
+
+import attrs
+from pamqp import commands
+from pamqp.base import Frame
+
+from amqpbroker.errors import (
+    AmqpError,
+    ChannelError,
+    FrameError,
+    HardError,
+    LoginRefused,
+    NotAllowed,
+    PreconditionFailed,
+    UnexpectedFrame,
+)
+from amqpbroker.message import Traits
+from amqpbroker.protocol.content import read_properties
+from amqpbroker.protocol.events import (
+    ChannelEvent,
+    ChannelFault,
+    ChannelOpened,
+    Closed,
+    Event,
+    Login,
+    Method,
+    Open,
+    Publish,
+    PublishMethod,
+    Settle,
+)
+from amqpbroker.protocol.frames import (
+    BODY,
+    CONTENT_HEADER,
+    FRAME_BYTES_MIN,
+    FRAME_END,
+    FRAME_HEADER,
+    FRAME_OVERHEAD_BYTES,
+    HEADER,
+    HEARTBEAT,
+    HEARTBEAT_FRAME,
+    METHOD,
+    METHOD_INDEX,
+    PROTOCOL_HEADER,
+    decode_method,
+    encode_method,
+)
+from amqpbroker.protocol.sasl import MECHANISMS, credentials
+
+PUBLISH_INDEX = 0x003C0028
+ACK_INDEX = 0x003C0050
+CHANNEL_CLOSE_OK_INDEX = 0x00140029
+
+RUN_MAX = 1024
+"""Messages in one event: bounds the work between two looks at the budget."""
+_METHODS_KEPT_MAX = 1024
+_HEADER_PAYLOAD_BYTES_MIN = 14
+_TAG_AND_BITS = struct.Struct(">QB")
+_TAG_BITS_END = struct.Struct(">QBB")
+_ACK_BYTES = 21
+
+
+@attrs.frozen
+class Limits:
+    """What the broker offers a peer, and what it takes from it at most."""
+
+    frame_max: int = 131072
+    channel_max: int = 2047
+    heartbeat_s: int = 60
+    frame_max_before_tune: int = 4096
+    message_bytes_max: int = 128 * 1024 * 1024
+
+
+class State(Enum):
+    """Where a connection is in its life."""
+
+    HEADER = auto()
+    STARTING = auto()
+    LOGGING_IN = auto()
+    TUNING = auto()
+    OPENING = auto()
+    GRANTING = auto()
+    RUNNING = auto()
+    CLOSING = auto()
+    CLOSED = auto()
+
+
+@attrs.define(eq=False)
+class _Content:
+    """A message that arrives in pieces."""
+
+    method: PublishMethod
+    remaining: int = -1
+    """Octets of body still to come; -1 while the header is due."""
+    traits: Traits | None = None
+    pieces: list[bytes] = attrs.Factory(list)
+
+
+@attrs.define(eq=False)
+class _Channel:
+    """What the protocol must know of an open channel."""
+
+    closing: bool = False
+    content: _Content | None = None
+
+
+class Connection:
+    """The server's end of one AMQP connection.
+
+    ``server_properties`` are told to the peer. ``now_s`` is the time of the start, in seconds of a
+    monotonic clock, as everywhere here.
+    """
+
+    def __init__(self, limits: Limits, server_properties: dict[str, Any], now_s: float) -> None:
+        self.limits = limits
+        self.state = State.HEADER
+        self.frame_max = limits.frame_max_before_tune
+        self.channel_max = limits.channel_max
+        self.heartbeat_s = 0
+        self.capabilities: dict[str, Any] = {}
+        self.outbox_bytes = 0
+        self._outbox: list[bytes] = []
+        self._server_properties = server_properties
+        self._data = b""
+        self._position = 0
+        self._heard_s = self._spoke_s = now_s
+        self._lost = False
+        self._channels: dict[int, _Channel] = {}
+        self._methods: dict[bytes, PublishMethod] = {}
+
+    # -- bytes in ------------------------------------------------------------------------------
+
+    def receive(self, data: bytes, now_s: float) -> None:
+        """Take bytes from the peer; `next_event` tells what they mean."""
+        self._heard_s = now_s
+        self._data = self._data[self._position :] + data if self._data else data
+        self._position = 0
+
+    @property
+    def content_pending(self) -> bool:
+        """Whether a message has come in part."""
+        return any(channel.content is not None for channel in self._channels.values())
+
+    def next_event(self) -> Event | None:
+        """What the peer did next; None when that needs more bytes.
+
+        Raises `HardError` for what ends the connection: pass it to `fail`.
+        """
+        if self.state is State.HEADER:
+            self._read_protocol_header()
+        while self.state is not State.CLOSED and not self._lost:
+            data, start = self._data, self._position
+            left = len(data) - start
+            if left < FRAME_OVERHEAD_BYTES:
+                break
+            kind, number, size = FRAME_HEADER.unpack_from(data, start)
+            if size > self.frame_max - FRAME_OVERHEAD_BYTES:
+                self._lose(kind, number, f"a frame of {size} octets is too large")
+            end = start + size + FRAME_OVERHEAD_BYTES
+            if end > len(data):
+                return None
+            if data[end - 1] != FRAME_END:
+                self._lose(kind, number, f"invalid frame end marker {data[end - 1]}")
+            self._position = end
+            event = self._take_frame(kind, number, start, end)
+            if event is not None:
+                return event
+        if self._position == len(self._data) or self.state is State.CLOSED or self._lost:
+            self._data = b""  # Not a byte is kept for an idle connection.
+            self._position = 0
+        return None
+
+    def _read_protocol_header(self) -> None:
+        """Section 4.2.2: a header that is not ours is answered with ours, and the end."""
+        header = self._data[:8]
+        if header[:4] != b"AMQP"[: len(header)] or (
+            len(header) == 8 and header not in (PROTOCOL_HEADER, b"AMQP\x01\x01\x00\x09")
+        ):
+            self.send(PROTOCOL_HEADER)
+            self.state = State.CLOSED
+        elif len(header) == 8:
+            self._position = 8
+            self.state = State.STARTING
+            self._send_method(
+                0,
+                commands.Connection.Start(0, 9, self._server_properties, MECHANISMS, "en_US"),
+            )
+
+    def _lose(self, kind: int, number: int, why: str) -> None:
+        """The framing is lost: no byte that follows can be trusted."""
+        self._lost = True
+        raise FrameError(f"type {kind}, channel {number}: {why}")
+
+    def _take_frame(self, kind: int, number: int, start: int, end: int) -> Event | None:
+        if kind == METHOD and number and self.state is State.RUNNING:
+            return self._take_method(number, start, end)
+        if self.state is State.CLOSING:
+            return self._take_last_words(kind, number, start, end)
+        if kind == HEARTBEAT and not number and end - start == FRAME_OVERHEAD_BYTES:
+            return None
+        if kind in (HEADER, BODY) and number and self.state is State.RUNNING:
+            return self._take_content(kind, number, start, end)
+        if kind == METHOD and not number:
+            return self._take_connection_method(decode_method(self._data[start + 7 : end - 1]))
+        raise UnexpectedFrame(f"type {kind} on channel {number} in state {self.state.name.lower()}")
+
+    # -- the connection's own methods ----------------------------------------------------------
+
+    def _take_connection_method(self, method: Frame) -> Event | None:
+        if isinstance(method, commands.Connection.Close):
+            self.state = State.CLOSING
+            return Closed(True, method.reply_code or 0, method.reply_text)
+        act = _handshake.get((self.state, type(method)))
+        if act is None:
+            if self.state is State.RUNNING and method.index >> 16 == 10:
+                raise ChannelError("unexpected method in connection state running")
+            raise ChannelError(f"unexpected method in connection state {self.state.name.lower()}")
+        return act(self, method)
+
+    def _take_start_ok(self, method: commands.Connection.StartOk) -> Event:
+        response = method.response
+        assert isinstance(response, bytes), response
+        user, password = credentials(method.mechanism, response)
+        properties: dict[str, Any] = method.client_properties
+        capabilities = properties.get("capabilities")
+        self.capabilities = capabilities if isinstance(capabilities, dict) else {}
+        self.state = State.LOGGING_IN
+        return Login(method.mechanism, user, password, properties)
+
+    def accept_login(self) -> None:
+        """The user may come in: agree on limits."""
+        limits = self.limits
+        self.state = State.TUNING
+        self._send_method(
+            0,
+            commands.Connection.Tune(limits.channel_max, limits.frame_max, limits.heartbeat_s),
+        )
+
+    def refuse_login(self, mechanism: str) -> None:
+        """The user may not come in.
+
+        A peer that can bear it is told so (authentication_failure_close).
+        """
+        if self.capabilities.get("authentication_failure_close") is True:
+            self.fail(
+                LoginRefused(
+                    f"Login was refused using authentication mechanism {mechanism}."
+                    " For details see the broker logfile."
+                )
+            )
+        else:
+            self.state = State.CLOSED
+
+    def _take_tune_ok(self, method: commands.Connection.TuneOk) -> None:
+        _check_agreed("frame_max", method.frame_max, FRAME_BYTES_MIN, self.limits.frame_max)
+        _check_agreed("channel_max", method.channel_max, 1, self.limits.channel_max)
+        self.frame_max = method.frame_max
+        self.channel_max = method.channel_max
+        self.heartbeat_s = method.heartbeat
+        self.state = State.OPENING
+
+    def _take_open(self, method: commands.Connection.Open) -> Event:
+        self.state = State.GRANTING
+        return Open(method.virtual_host)
+
+    def open_ok(self) -> None:
+        """The virtual host is the peer's to use."""
+        self.state = State.RUNNING
+        self._send_method(0, commands.Connection.OpenOk())
+
+    def _take_last_words(self, kind: int, number: int, start: int, end: int) -> Event | None:
+        """While closing, all is ignored but close and close-ok."""
+        if kind != METHOD or number:
+            return None
+        index = self._data[start + 7 : start + 11]
+        if index == METHOD_INDEX.pack(commands.Connection.CloseOk.index):
+            self.state = State.CLOSED
+            return Closed(False)
+        if index == METHOD_INDEX.pack(commands.Connection.Close.index):
+            self.close_ok()
+        return None
+
+    def close_ok(self) -> None:
+        """Answer the peer's close; this is the last that is sent."""
+        self._send_method(0, commands.Connection.CloseOk())
+        self.state = State.CLOSED
+
+    def fail(self, error: HardError, index: int = 0) -> None:
+        """Close the connection with ``error``; ``index`` is the method at fault, 0 if none."""
+        if self.state in (State.CLOSING, State.CLOSED):
+            return
+        self.state = State.CLOSING
+        self._channels.clear()
+        self._send_method(
+            0,
+            commands.Connection.Close(
+                error.code, _short(error.reply_text), index >> 16, index & 0xFFFF
+            ),
+        )
+
+    # -- channels ------------------------------------------------------------------------------
+
+    def _take_method(self, number: int, start: int, end: int) -> ChannelEvent | None:
+        """A method on a channel: the hot ones by hand."""
+        data = self._data
+        channel = self._channels.get(number)
+        if channel is None or channel.closing or channel.content is not None:
+            return self._take_odd_method(number, channel, data[start + 7 : end - 1])
+        index = int.from_bytes(data[start + 7 : start + 11], "big")
+        if index == PUBLISH_INDEX:
+            return self._take_publish(number, channel, start, end)
+        if index == ACK_INDEX:
+            if end - start != _ACK_BYTES:
+                raise FrameError("cannot decode: basic.ack is not of its size")
+            return self._take_acks(number, start, end)
+        method = decode_method(data[start + 7 : end - 1])
+        match method:
+            case commands.Basic.Nack(delivery_tag=int(tag)):
+                return Settle(number, index, tag, tag, method.multiple, method.requeue)
+            case commands.Basic.Reject(delivery_tag=int(tag)):
+                return Settle(number, index, tag, tag, False, method.requeue)
+            case commands.Channel.Open():
+                raise ChannelError("second 'channel.open' seen")
+        return Method(number, method)
+
+    def _take_odd_method(
+        self, number: int, channel: _Channel | None, payload: bytes
+    ) -> ChannelEvent | None:
+        """A method on a channel that is not open, or not ready for one."""
+        if channel is None:
+            if not isinstance(decode_method(payload), commands.Channel.Open):
+                raise ChannelError("expected 'channel.open'")
+            if self.channel_max and len(self._channels) >= self.channel_max:
+                raise NotAllowed(
+                    f"number of channels opened ({len(self._channels)}) has reached the"
+                    f" negotiated channel_max ({self.channel_max})"
+                )
+            self._channels[number] = _Channel()
+            self._send_method(number, commands.Channel.OpenOk())
+            return ChannelOpened(number)
+        if channel.closing:
+            # The peer may not know yet that its channel is closed: whatever it sent is void.
+            method = decode_method(payload)
+            if isinstance(method, commands.Channel.Close):
+                self._send_method(number, commands.Channel.CloseOk())
+            if method.index == CHANNEL_CLOSE_OK_INDEX:
+                del self._channels[number]
+            return None
+        assert channel.content is not None
+        if channel.content.remaining < 0:
+            raise UnexpectedFrame(
+                "expected content header for class 60, got non content header frame instead"
+            )
+        raise UnexpectedFrame("expected content body, got non content body frame instead")
+
+    def close_channel(self, number: int, error: AmqpError, index: int) -> None:
+        """Close a channel with ``error``, whatever the peer still sends on it."""
+        channel = self._channels[number]
+        channel.closing = True
+        channel.content = None
+        self._send_method(
+            number,
+            commands.Channel.Close(
+                error.code, _short(error.reply_text), index >> 16, index & 0xFFFF
+            ),
+        )
+
+    def channel_close_ok(self, number: int) -> None:
+        """Answer the peer's channel.close; the number is free again."""
+        del self._channels[number]
+        self._send_method(number, commands.Channel.CloseOk())
+
+    # -- settling ------------------------------------------------------------------------------
+
+    def _take_acks(self, number: int, start: int, end: int) -> Settle:
+        """One basic.ack, and those behind it that count on by one."""
+        data = self._data
+        first, bits = _TAG_AND_BITS.unpack_from(data, start + 11)
+        last = first
+        if not bits & 1:
+            prefix = data[start : start + 11]
+            unpack = _TAG_BITS_END.unpack_from
+            stop = len(data) - _ACK_BYTES
+            while end <= stop and data.startswith(prefix, end):
+                tag, more, mark = unpack(data, end + 11)
+                if tag != last + 1 or more & 1 or mark != FRAME_END:
+                    break
+                last = tag
+                end += _ACK_BYTES
+            self._position = end
+        return Settle(number, ACK_INDEX, first, last, bool(bits & 1), False)
+
+    # -- content -------------------------------------------------------------------------------
+
+    def _take_publish(
+        self, number: int, channel: _Channel, start: int, end: int
+    ) -> ChannelEvent | None:
+        """A basic.publish, and all that follow it with the same method and traits, as one run."""
+        data = self._data
+        payload = data[start + 7 : end - 1]
+        method = self._methods.get(payload) or self._learn_method(payload)
+        whole = self._whole_content(number, end)
+        if whole is None:
+            channel.content = _Content(method)
+            return None
+        position, traits, body_start = whole
+        raws = [data[end:position]]
+        command = data[start:end]
+        skip = end - start
+        while True:
+            if body_start:
+                # Predict: the next message differs from this one in its body alone.
+                stride = position - start
+                prefix = data[start:body_start]
+                stop = min(len(data), position + (RUN_MAX - len(raws)) * stride) - stride
+                while (
+                    position <= stop
+                    and data.startswith(prefix, position)
+                    and data[position + stride - 1] == FRAME_END
+                ):
+                    raws.append(data[position + skip : position + stride])
+                    position += stride
+            start = position
+            if len(raws) >= RUN_MAX or not data.startswith(command, start):
+                break
+            whole = self._whole_content(number, start + skip)
+            if whole is None or whole[1] is not traits:
+                break
+            position, _, body_start = whole
+            raws.append(data[start + skip : position])
+        self._position = position = start
+        return Publish(number, method, traits, raws)
+
+    def _learn_method(self, payload: bytes) -> PublishMethod:
+        publish = decode_method(payload)
+        assert isinstance(publish, commands.Basic.Publish), publish
+        method = PublishMethod(
+            payload, publish.exchange, publish.routing_key, publish.mandatory, publish.immediate
+        )
+        if len(self._methods) >= _METHODS_KEPT_MAX:
+            self._methods.clear()
+        self._methods[payload] = method
+        return method
+
+    def _whole_content(self, number: int, start: int) -> tuple[int, Traits, int] | None:
+        """The content at ``start`` if it lies whole and sound in the buffer.
+
+        Its end, its traits, and where its body begins if that is one frame (or none), else 0. None
+        leaves the judgement to the way of single frames, `_take_content`.
+        """
+        data = self._data
+        limit = len(data)
+        size_max = self.frame_max - FRAME_OVERHEAD_BYTES
+        unpack = FRAME_HEADER.unpack_from
+        if start + FRAME_OVERHEAD_BYTES > limit:
+            return None
+        kind, channel, size = unpack(data, start)
+        end = start + size + FRAME_OVERHEAD_BYTES
+        if (
+            kind != HEADER
+            or channel != number
+            or not _HEADER_PAYLOAD_BYTES_MIN <= size <= size_max
+            or end > limit
+            or data[end - 1] != FRAME_END
+        ):
+            return None
+        class_and_weight, remaining = _CLASS_AND_SIZE.unpack_from(data, start + 7)
+        if class_and_weight != _CLASS_BASIC or remaining > self.limits.message_bytes_max:
+            return None
+        traits = read_properties(data[start + 19 : end - 1])
+        body_start = end + 7 if remaining else end
+        frames = 0
+        while remaining:
+            if end + FRAME_OVERHEAD_BYTES > limit:
+                return None
+            kind, channel, size = unpack(data, end)
+            end += size + FRAME_OVERHEAD_BYTES
+            if (
+                kind != BODY
+                or channel != number
+                or size > size_max
+                or size > remaining
+                or end > limit
+                or data[end - 1] != FRAME_END
+            ):
+                return None
+            remaining -= size
+            frames += 1
+        return end, traits, body_start if frames <= 1 else 0
+
+    def _take_content(self, kind: int, number: int, start: int, end: int) -> ChannelEvent | None:
+        """A header or body frame by itself: a message that arrives in pieces."""
+        channel = self._channels.get(number)
+        if channel is None:
+            raise ChannelError("expected 'channel.open'")
+        if channel.closing:
+            return None
+        content = channel.content
+        if content is None:
+            raise UnexpectedFrame("expected method frame, got non method frame instead")
+        if content.remaining < 0:
+            fault = self._take_content_header(content, kind, number, start, end)
+            if fault is not None:
+                return fault
+        elif kind != BODY:
+            raise UnexpectedFrame("expected content body, got non content body frame instead")
+        else:
+            content.remaining -= end - start - FRAME_OVERHEAD_BYTES
+            if content.remaining < 0:
+                raise FrameError("the body is longer than its header announced")
+        content.pieces.append(self._data[start:end])
+        if content.remaining:
+            return None
+        channel.content = None
+        assert content.traits is not None
+        return Publish(number, content.method, content.traits, [b"".join(content.pieces)])
+
+    def _take_content_header(
+        self, content: _Content, kind: int, number: int, start: int, end: int
+    ) -> ChannelFault | None:
+        data = self._data
+        if kind != HEADER:
+            raise UnexpectedFrame(
+                "expected content header for class 60, got non content header frame instead"
+            )
+        if end - start - FRAME_OVERHEAD_BYTES < _HEADER_PAYLOAD_BYTES_MIN:
+            raise FrameError("cannot decode: a content header is cut off")
+        class_id, weight, size = CONTENT_HEADER.unpack_from(data, start + 7)
+        if class_id != 60 or weight:
+            raise UnexpectedFrame(
+                f"expected content header for class 60, got one for class {class_id} instead"
+            )
+        size_max = self.limits.message_bytes_max
+        if size > size_max:
+            return ChannelFault(
+                number,
+                PreconditionFailed(
+                    f"message size {size} is larger than configured max size {size_max}"
+                ),
+                PUBLISH_INDEX,
+            )
+        content.traits = read_properties(data[start + 19 : end - 1])
+        content.remaining = size
+        return None
+
+    # -- bytes out -----------------------------------------------------------------------------
+
+    def send(self, data: bytes) -> None:
+        """Append ready-made frames to the outbox."""
+        self._outbox.append(data)
+        self.outbox_bytes += len(data)
+
+    def send_method(self, channel: int, method: Frame) -> None:
+        """Send a method; after close only the closing ones count, so this one is dropped."""
+        if self.state is State.RUNNING:
+            self._send_method(channel, method)
+
+    def _send_method(self, channel: int, method: Frame) -> None:
+        self.send(encode_method(channel, method))
+
+    def take_outbox(self) -> bytes:
+        """Everything to be sent; the outbox is empty afterwards."""
+        pieces = self._outbox
+        self._outbox = []
+        self.outbox_bytes = 0
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    # -- heartbeats ----------------------------------------------------------------------------
+
+    def spoke(self, now_s: float) -> None:
+        """Bytes went out: no heartbeat is due for a while."""
+        self._spoke_s = now_s
+
+    def tick(self, now_s: float, listening: bool = True) -> bool:
+        """Send a heartbeat if one is due; False once the peer has missed two of its own.
+
+        (AMQP 0-9-1, section 4.2.7.) A broker that is not ``listening``, because it holds the
+        peer back, cannot hear it either.
+        """
+        interval_s = self.heartbeat_s
+        if not interval_s or self.state is not State.RUNNING:
+            return True
+        if now_s - self._spoke_s >= interval_s / 2:
+            self.send(HEARTBEAT_FRAME)
+            self._spoke_s = now_s
+        if not listening:
+            self._heard_s = now_s
+        return now_s - self._heard_s <= interval_s * 2
+
+
+_CLASS_AND_SIZE = struct.Struct(">IQ")
+_CLASS_BASIC = 60 << 16
+
+_handshake: dict[tuple[State, type[Frame]], Callable[[Connection, Any], Event | None]] = {
+    (State.STARTING, commands.Connection.StartOk): Connection._take_start_ok,
+    (State.TUNING, commands.Connection.TuneOk): Connection._take_tune_ok,
+    (State.OPENING, commands.Connection.Open): Connection._take_open,
+}
+"""Which method is due in which state, and what takes it; anything else is an error."""
+
+
+def _check_agreed(name: str, value: int, least: int, most: int) -> None:
+    """A value of tune-ok must lie within what was offered; 0 means no limit."""
+    if value and value < least:
+        raise NotAllowed(
+            f"negotiated {name} = {value} is lower than the minimum allowed value ({least})"
+        )
+    if most and (not value or value > most):
+        shown = f"{value}" if value else "0 (no limit)"
+        raise NotAllowed(
+            f"negotiated {name} = {shown} is higher than the maximum allowed value ({most})"
+        )
+
+
+def _short(text: str) -> str:
+    """``text`` cut to what fits a short string."""
+    octets = text.encode("utf-8", "surrogateescape")
+    return text if len(octets) <= 255 else octets[:252].decode("utf-8", "ignore") + "..."

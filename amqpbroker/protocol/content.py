@@ -1,0 +1,182 @@
+"""Content: property blocks, and the frames that carry messages to clients.
+
+This module is the hot half of the codec. A delivery is made of pieces that are prepared once per
+consumer and address, a delivery tag, and the publisher's own content frames; making a run of them
+is one pass in C. Only a consumer with another channel number, or with smaller frames, makes the
+content be framed anew.
+"""
+
+import struct
+from functools import lru_cache
+from itertools import chain, repeat
+from typing import Any
+
+from amqpbroker.errors import FrameError
+from amqpbroker.message import Traits
+from amqpbroker.protocol.fields import read_table, write_shortstr
+from amqpbroker.protocol.frames import (
+    BODY,
+    END,
+    FRAME_HEADER,
+    FRAME_OVERHEAD_BYTES,
+    METHOD,
+    frame,
+)
+
+_DELIVER = b"\x00\x3c\x00\x3c"
+_GET_OK = b"\x00\x3c\x00\x47"
+_RETURN = b"\x00\x3c\x00\x32"
+_SIZE = struct.Struct(">I")
+_CHANNEL = struct.Struct(">H")
+_REPLY_CODE = struct.Struct(">H")
+_TAG = struct.Struct(">Q")
+_pack_tag = _TAG.pack
+_flatten = chain.from_iterable
+
+_SHORTSTR, _OCTET, _TIMESTAMP, _TABLE = range(4)
+_PROPERTIES = (
+    ("content_type", _SHORTSTR),
+    ("content_encoding", _SHORTSTR),
+    ("headers", _TABLE),
+    ("delivery_mode", _OCTET),
+    ("priority", _OCTET),
+    ("correlation_id", _SHORTSTR),
+    ("reply_to", _SHORTSTR),
+    ("expiration", _SHORTSTR),
+    ("message_id", _SHORTSTR),
+    ("timestamp", _TIMESTAMP),
+    ("type", _SHORTSTR),
+    ("user_id", _SHORTSTR),
+    ("app_id", _SHORTSTR),
+    ("cluster_id", _SHORTSTR),
+)
+"""The properties of class basic, in the order of their flag bits from bit 15 down (section 1.8)."""
+
+_CACHED_BLOCK_BYTES_MAX = 256
+
+PLAIN = Traits(persistent=False)
+PERSISTENT = Traits(persistent=True)
+
+
+@lru_cache(maxsize=1024)
+def _plan(flags: int) -> tuple[tuple[str, int], ...]:
+    """The properties that ``flags`` announce."""
+    if flags & 3:
+        raise FrameError("cannot decode: property flags beyond those of class basic")
+    return tuple(_PROPERTIES[i] for i in range(14) if flags & (0x8000 >> i))
+
+
+def read_properties(block: bytes) -> Traits:
+    """Walk a property block (flags and list) once, and keep what the broker may act on.
+
+    Messages whose block says nothing of the kind share `PLAIN` or `PERSISTENT`. Raises `FrameError`
+    if the block is malformed.
+    """
+    if len(block) == 2 and block == b"\0\0":
+        return PLAIN
+    # A correlation-id (0x0400), message-id (0x0080) or timestamp (0x0040) will not come again.
+    if len(block) <= _CACHED_BLOCK_BYTES_MAX and not (block[1] & 0xC0 or block[0] & 0x04):
+        return _walk_again(block)
+    return _walk(block)
+
+
+def _walk(block: bytes) -> Traits:
+    headers: dict[str, Any] | None = None
+    persistent = False
+    acted_on = False
+    position = 2
+    try:
+        for name, kind in _plan(block[0] << 8 | block[1]):
+            if kind == _SHORTSTR:
+                position += 1 + block[position]
+                acted_on |= name in ("expiration", "user_id")
+            elif kind == _OCTET:
+                if name == "delivery_mode":
+                    persistent = block[position] == 2
+                else:
+                    acted_on = True
+                position += 1
+            elif kind == _TIMESTAMP:
+                position += 8
+            else:
+                headers, position = read_table(block, position)
+    except IndexError:
+        position = -1
+    if position != len(block):
+        raise FrameError("cannot decode: a property list does not end where it should")
+    if acted_on or headers is not None:
+        return Traits(persistent, headers, block)
+    return PERSISTENT if persistent else PLAIN
+
+
+_walk_again = lru_cache(maxsize=1024)(_walk)
+
+
+def encode_address(exchange: str, routing_key: str) -> bytes:
+    """Exchange and routing key as deliveries carry them."""
+    return write_shortstr(exchange) + write_shortstr(routing_key)
+
+
+def delivery_prefix(channel: int, consumer_tag: str, address: bytes) -> bytes:
+    """A basic.deliver frame up to its delivery tag; constant for a consumer and an address."""
+    tag = write_shortstr(consumer_tag)
+    size = len(_DELIVER) + len(tag) + 8 + 1 + len(address)
+    return FRAME_HEADER.pack(METHOD, channel, size) + _DELIVER + tag
+
+
+def delivery_suffix(address: bytes, redelivered: bool) -> bytes:
+    """A basic.deliver frame from behind its delivery tag."""
+    return (b"\1" if redelivered else b"\0") + address + END
+
+
+def encode_deliveries(prefix: bytes, tag_first: int, suffix: bytes, raws: list[bytes]) -> bytes:
+    """A run of deliveries with consecutive tags: method frame and content frames of each."""
+    tags = range(tag_first, tag_first + len(raws))
+    return b"".join(_flatten(zip(repeat(prefix), map(_pack_tag, tags), repeat(suffix), raws)))
+
+
+def encode_get_ok(
+    channel: int, tag: int, redelivered: bool, address: bytes, message_count: int
+) -> bytes:
+    """A basic.get-ok frame; the content frames follow it."""
+    flag = b"\1" if redelivered else b"\0"
+    payload = _GET_OK + _pack_tag(tag) + flag + address + _SIZE.pack(message_count)
+    return frame(METHOD, channel, payload)
+
+
+def encode_return(channel: int, code: int, text: str, address: bytes) -> bytes:
+    """A basic.return frame; the content frames follow it."""
+    payload = _RETURN + _REPLY_CODE.pack(code) + write_shortstr(text) + address
+    return frame(METHOD, channel, payload)
+
+
+def reframe(raw: bytes, channel: int, frame_max: int) -> bytes:
+    """The content frames of ``raw`` for another ``channel``, none larger than ``frame_max`` octets.
+
+    A header frame cannot be split: it stays as large as it is.
+    """
+    number = _CHANNEL.pack(channel)
+    start = _SIZE.unpack_from(raw, 3)[0] + FRAME_OVERHEAD_BYTES
+    pieces = [raw[:1], number, raw[3:start]]
+    payload_max = frame_max - FRAME_OVERHEAD_BYTES
+    while start < len(raw):
+        size = _SIZE.unpack_from(raw, start + 3)[0]
+        end = start + size + FRAME_OVERHEAD_BYTES
+        if size <= payload_max:
+            pieces += (raw[start : start + 1], number, raw[start + 3 : end])
+        else:
+            first = start + 7
+            for cut in range(first, end - 1, payload_max):
+                pieces.append(frame(BODY, channel, raw[cut : min(cut + payload_max, end - 1)]))
+        start = end
+    return b"".join(pieces)
+
+
+def encode_content(channel: int, block: bytes, body: bytes, frame_max: int) -> bytes:
+    """Content frames for ``body`` with the property ``block``.
+
+    How the broker's own messages, and tests, are made.
+    """
+    header = struct.pack(">HHQ", 60, 0, len(body)) + block
+    raw = frame(2, channel, header) + (frame(BODY, channel, body) if body else b"")
+    return reframe(raw, channel, frame_max)

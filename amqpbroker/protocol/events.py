@@ -1,0 +1,111 @@
+"""What a peer can do, as records: the whole contract between the protocol and who acts on it."""
+
+from typing import Any, ClassVar
+
+import attrs
+from pamqp.base import Frame
+
+from amqpbroker.errors import SoftError
+from amqpbroker.message import Traits
+
+
+@attrs.define(eq=False)
+class Login:
+    """The peer says who it is. Answer with ``accept_login`` or ``refuse_login``."""
+
+    mechanism: str
+    user: str
+    password: str
+    client_properties: dict[str, Any]
+
+
+@attrs.define(eq=False)
+class Open:
+    """The peer wants to work in ``vhost``. Answer with ``open_ok``, or close."""
+
+    vhost: str
+
+
+@attrs.define(eq=False)
+class Closed:
+    """The connection is over; ``by_peer`` wants close-ok once everything is put away."""
+
+    by_peer: bool
+    code: int = 0
+    text: str = ""
+
+
+@attrs.define(eq=False)
+class ChannelOpened:
+    """A channel was opened; open-ok is on its way."""
+
+    index: ClassVar[int] = 0x0014000A
+
+    channel: int
+
+
+@attrs.define(eq=False)
+class ChannelFault:
+    """The peer's content broke a rule of channel rank: close the channel with ``error``."""
+
+    channel: int
+    error: SoftError
+    index: int
+
+
+@attrs.define(eq=False)
+class Method:
+    """Any method of a channel that has no record of its own."""
+
+    channel: int
+    method: Frame
+
+    @property
+    def index(self) -> int:
+        """Class and method number."""
+        return self.method.index
+
+
+@attrs.define(eq=False)
+class PublishMethod:
+    """A basic.publish method; equal ones on a connection are mostly the same object.
+
+    ``payload`` is what stood on the wire, good as a key.
+    """
+
+    payload: bytes
+    exchange: str
+    routing_key: str
+    mandatory: bool
+    immediate: bool
+
+
+@attrs.define(eq=False)
+class Publish:
+    """A run of messages with one method and the same traits. ``raws`` are their content frames."""
+
+    index: ClassVar[int] = 0x003C0028
+
+    channel: int
+    method: PublishMethod
+    traits: Traits
+    raws: list[bytes]
+
+
+@attrs.define(eq=False)
+class Settle:
+    """Deliveries ``first`` … ``last`` are settled.
+
+    ``multiple``: all up to ``last`` (0: all there are).
+    """
+
+    channel: int
+    index: int
+    first: int
+    last: int
+    multiple: bool
+    requeue: bool
+
+
+ChannelEvent = ChannelOpened | ChannelFault | Method | Publish | Settle
+Event = Login | Open | Closed | ChannelEvent

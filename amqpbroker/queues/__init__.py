@@ -1,0 +1,1 @@
+"""Queues: they hold messages and hand them out."""

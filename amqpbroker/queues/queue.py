@@ -1,0 +1,182 @@
+"""The contracts of queues: what the broker asks of them, and what they ask of consumers.
+
+Everything that goes through a queue goes in runs: a `range` of log indexes (its step counts how
+many consumers share the messages in turn) with the messages at them.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from enum import Enum
+from typing import Any, Generic, TypeVar
+
+import attrs
+
+from amqpbroker.definitions import Arguments, QueueDefinition
+from amqpbroker.message import Batch, Origin
+
+Answer = TypeVar("Answer")
+
+NO_LIMIT = 1 << 30
+"""A credit that never ends."""
+
+
+class Pending(Generic[Answer]):
+    """An answer that is not there yet: another node, or the disk, has to speak first.
+
+    Whoever asked sets ``then``; whoever knows calls `resolve` or `fail`, once.
+    """
+
+    def __init__(self) -> None:
+        self.then: Callable[[Answer], None] | None = None
+        self.otherwise: Callable[[Exception], None] | None = None
+
+    def resolve(self, answer: Answer) -> None:
+        """Here is the answer; nothing happens if nobody waits any more."""
+        if self.then is not None:
+            self.then(answer)
+
+    def fail(self, error: Exception) -> None:
+        """There will be no answer, but an error."""
+        if self.otherwise is not None:
+            self.otherwise(error)
+
+
+class Outcome(Enum):
+    """What becomes of a delivered message."""
+
+    ACK = "ack"
+    REJECT = "reject"
+    REQUEUE = "requeue"
+
+
+@attrs.frozen
+class QueueStat:
+    """A queue in numbers."""
+
+    ready: int
+    """Messages that wait for a consumer."""
+    unsettled: int
+    """Messages that a consumer has and did not settle."""
+    consumers: int
+
+
+@attrs.frozen
+class Got:
+    """A message that was asked for (basic.get)."""
+
+    index: int
+    origin: Origin
+    raw: bytes
+    redelivered: bool
+    ready: int
+    """Messages left behind it."""
+
+
+class Consumer(ABC):
+    """Whoever takes messages from a queue: an AMQP channel, or anything else.
+
+    A consumer without ``credit`` is told so by `park`, and calls ``Queue.resume`` when it has some
+    again.
+    """
+
+    no_ack: bool
+    exclusive: bool
+
+    @property
+    @abstractmethod
+    def shares_credit(self) -> bool:
+        """Whether what it takes lessens the credit of other consumers too."""
+
+    @property
+    @abstractmethod
+    def credit(self) -> int:
+        """How many messages it takes now."""
+
+    @abstractmethod
+    def deliver(self, queue: "Queue", indexes: range, batch: Batch, redelivered: bool) -> None:
+        """Take messages; unless ``no_ack``, each is settled later by ``Queue.settle``."""
+
+    @abstractmethod
+    def park(self) -> None:
+        """The queue passes it over until it resumes."""
+
+    @abstractmethod
+    def cancelled(self) -> None:
+        """The queue is gone."""
+
+
+class Queue(ABC):
+    """Messages on their way to consumers.
+
+    Publish and settle never wait. Whatever else may have to answers with a `Pending`.
+    """
+
+    definition: QueueDefinition
+    owner: object | None
+    """The connection whose own it is (exclusive), else None."""
+    version: int
+    """Raised once, when the queue is deleted: who remembers a route to it looks here."""
+
+    @property
+    @abstractmethod
+    def committed(self) -> int:
+        """Messages whose index lies below this may be confirmed."""
+
+    @abstractmethod
+    def publish(self, origin: Origin, raws: list[bytes]) -> int:
+        """Take a run of messages.
+
+        The index behind the last. Confirmed when `committed` reaches it.
+        """
+
+    @abstractmethod
+    def when_committed(self, call: Callable[[], None]) -> None:
+        """Call once, when `committed` has moved."""
+
+    @abstractmethod
+    def settle(self, indexes: range, outcome: Outcome) -> None:
+        """What became of delivered messages; nothing, if the queue is gone."""
+
+    @abstractmethod
+    def dispatch(self, limit: int) -> int:
+        """Hand out ready messages to consumers with credit, ``limit`` at most; how many it were."""
+
+    @abstractmethod
+    def consume(self, consumer: Consumer) -> Pending[None] | None:
+        """Add a consumer. Raises `AccessRefused` if an exclusive one stands in the way."""
+
+    @abstractmethod
+    def resume(self, consumer: Consumer) -> None:
+        """A parked consumer has credit again."""
+
+    @abstractmethod
+    def cancel(self, consumer: Consumer) -> None:
+        """Remove a consumer; what it has not settled stays with it."""
+
+    @abstractmethod
+    def get(self, no_ack: bool) -> Got | Pending[Got | None] | None:
+        """The next message, None if there is none."""
+
+    @abstractmethod
+    def purge(self) -> int | Pending[int]:
+        """Drop all ready messages; their count."""
+
+    @abstractmethod
+    def delete(self) -> int | Pending[int]:
+        """End: consumers are cancelled, messages dropped; the count of the ready ones."""
+
+    @abstractmethod
+    def stat(self) -> QueueStat:
+        """Where it stands."""
+
+
+class QueueType(ABC):
+    """Makes queues of one kind."""
+
+    @abstractmethod
+    def check(self, arguments: Arguments) -> None:
+        """Raise `PreconditionFailed` for arguments that this kind cannot have."""
+
+    @abstractmethod
+    def open(self, definition: QueueDefinition, wake: Callable[[Queue], Any]) -> Queue:
+        """A queue as defined. It calls ``wake`` when there may be something to dispatch."""

@@ -1,0 +1,119 @@
+"""Exchange types: direct, fanout and headers; topic has a file of its own."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Hashable, Iterable
+from typing import Any, ClassVar
+
+from amqpbroker.definitions import Arguments, BindingDefinition
+from amqpbroker.errors import PreconditionFailed
+
+Headers = dict[str, Any] | None
+
+
+class ExchangeType(ABC):
+    """Keeps the bindings of one exchange and finds the destinations of a message.
+
+    ``cacheable`` promises that the destinations depend on the routing key alone, and change only
+    when a binding does.
+    """
+
+    cacheable: ClassVar[bool] = True
+
+    def check(self, binding: BindingDefinition) -> None:  # noqa: B027 - most types take any binding
+        """Raise `PreconditionFailed` for a binding that makes no sense here."""
+
+    @abstractmethod
+    def bind(self, binding: BindingDefinition) -> None:
+        """Add a binding; it was checked and is not there yet."""
+
+    @abstractmethod
+    def unbind(self, binding: BindingDefinition) -> None:
+        """Remove a binding that is there."""
+
+    @abstractmethod
+    def route(self, routing_key: str, headers: Headers) -> Iterable[str]:
+        """The destinations, in a stable order; a name may come twice."""
+
+
+class DirectExchange(ExchangeType):
+    """The routing key equals the binding's."""
+
+    def __init__(self) -> None:
+        self._by_key: dict[str, dict[Hashable, str]] = {}
+
+    def bind(self, binding: BindingDefinition) -> None:
+        here = self._by_key.setdefault(binding.routing_key, {})
+        here[binding.identity] = binding.destination
+
+    def unbind(self, binding: BindingDefinition) -> None:
+        here = self._by_key[binding.routing_key]
+        del here[binding.identity]
+        if not here:
+            del self._by_key[binding.routing_key]
+
+    def route(self, routing_key: str, headers: Headers) -> Iterable[str]:
+        return self._by_key.get(routing_key, {}).values()
+
+
+class FanoutExchange(ExchangeType):
+    """Every binding counts."""
+
+    def __init__(self) -> None:
+        self._all: dict[Hashable, str] = {}
+
+    def bind(self, binding: BindingDefinition) -> None:
+        self._all[binding.identity] = binding.destination
+
+    def unbind(self, binding: BindingDefinition) -> None:
+        del self._all[binding.identity]
+
+    def route(self, routing_key: str, headers: Headers) -> Iterable[str]:
+        return self._all.values()
+
+
+class HeadersExchange(ExchangeType):
+    """The message's headers hold those of the binding: all of them, or any (RabbitMQ: ``x-match``).
+
+    Arguments that begin with ``x-`` do not count, unless x-match says ``…-with-x``. An argument
+    without value asks for the header's presence only.
+    """
+
+    cacheable = False
+
+    def __init__(self) -> None:
+        self._all: dict[Hashable, tuple[str, bool, Arguments]] = {}
+
+    def check(self, binding: BindingDefinition) -> None:
+        mode = binding.arguments.get("x-match", "all")
+        if mode not in ("all", "any", "all-with-x", "any-with-x"):
+            raise PreconditionFailed(
+                f"Invalid x-match field value '{mode}'; "
+                "expected all, any, all-with-x, or any-with-x"
+            )
+
+    def bind(self, binding: BindingDefinition) -> None:
+        mode = binding.arguments.get("x-match", "all")
+        wanted = {
+            name: value
+            for name, value in binding.arguments.items()
+            if name != "x-match" and (mode.endswith("-with-x") or not name.startswith("x-"))
+        }
+        self._all[binding.identity] = binding.destination, mode.startswith("all"), wanted
+
+    def unbind(self, binding: BindingDefinition) -> None:
+        del self._all[binding.identity]
+
+    def route(self, routing_key: str, headers: Headers) -> Iterable[str]:
+        present = headers or {}
+        for destination, need_all, wanted in self._all.values():
+            matches = (_matches(present, name, value) for name, value in wanted.items())
+            if all(matches) if need_all else any(matches):
+                yield destination
+
+
+def _matches(headers: dict[str, Any], name: str, wanted: Any) -> bool:
+    """Whether a header is there with the wanted value; of the same type, so that True is not 1."""
+    if name not in headers:
+        return False
+    value = headers[name]
+    return wanted is None or (type(value) is type(wanted) and value == wanted)

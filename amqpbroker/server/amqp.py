@@ -1,0 +1,153 @@
+"""AMQP over a stream: a reader and a writer per connection.
+
+The reader takes what came, has the session do it, and runs turns until nothing is left that the
+bytes set in motion. Sending is tried at once, without waiting, at the end of a turn; the writer
+sleeps unless the peer was slow to take something. Between two turns, and after each batch, the
+reader lets the other connections have the processor.
+"""
+
+import logging
+from typing import Any
+
+import trio
+
+from amqpbroker.broker.broker import Broker
+from amqpbroker.broker.session import Session
+from amqpbroker.broker.turn import WORK_MAX
+from amqpbroker.protocol.connection import Connection, State
+from amqpbroker.world import Stream
+
+log = logging.getLogger(__name__)
+
+READ_BYTES_MAX = 256 * 1024
+_READ_BYTES_FIRST = 16 * 1024
+HANDSHAKE_S_MAX = 10.0
+_CLOSE_S_MAX = 3.0
+"""How long a peer may take to read the reason for which it is closed, and to answer."""
+
+
+class AmqpConnection:
+    """Serves one peer on ``stream``."""
+
+    def __init__(self, broker: Broker, stream: Stream, server_properties: dict[str, Any]) -> None:
+        self._broker = broker
+        self._clock = broker.world.clock
+        self._stream = stream
+        self._connection = Connection(
+            broker.limits.wire, server_properties, self._clock.monotonic_s()
+        )
+        self._session = Session(
+            broker, self._connection, stream.peer[0], self._transmit, self._unpark_reader
+        )
+        self._unsent = memoryview(b"")
+        self._writer_lot = trio.lowlevel.ParkingLot()
+        self._reader_lot = trio.lowlevel.ParkingLot()
+        self._scope = trio.CancelScope()
+        self._closing = trio.CancelScope()
+
+    async def serve(self) -> None:
+        """Serve until the connection ends; never raises for what the peer does."""
+        deadline = self._broker.deadlines.at(
+            self._clock.monotonic_s() + HANDSHAKE_S_MAX, self._check_handshake
+        )
+        try:
+            with self._scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._write)
+                    await self._read()
+                    nursery.cancel_scope.cancel()
+        except* OSError as group:
+            log.info("connection from %s lost: %s", self._session.host, group.exceptions[0])
+        finally:
+            deadline.cancel()
+            self._session.close()
+            self._stream.close()
+            self._broker.turn.run()
+
+    def _check_handshake(self, now_s: float) -> None:
+        if self._connection.state not in (State.RUNNING, State.CLOSING):
+            log.warning("connection from %s: handshake timeout", self._session.host)
+            self._scope.cancel()
+
+    # -- reading -------------------------------------------------------------------------------
+
+    async def _read(self) -> None:
+        stream, connection, session = self._stream, self._connection, self._session
+        turn = self._broker.turn
+        size = _READ_BYTES_FIRST
+        while connection.state is not State.CLOSED:
+            data = await stream.receive_some(size)
+            if not data:
+                break
+            size = READ_BYTES_MAX if len(data) == size else max(len(data), _READ_BYTES_FIRST)
+            connection.receive(data, self._clock.monotonic_s())
+            while session.take(WORK_MAX):
+                await self._run_turns(more=True)
+            turn.speak(session)
+            await self._run_turns(more=False)
+            if connection.state is State.CLOSING and self._scope.deadline == float("inf"):
+                self._scope.deadline = trio.current_time() + _CLOSE_S_MAX
+            while session.held and connection.state is State.RUNNING:
+                await self._reader_lot.park()
+        await self._say_last()
+
+    async def _run_turns(self, more: bool) -> None:
+        """Finish what was set in motion.
+
+        Others have the processor in between, and afterwards if there is ``more``.
+        """
+        turn = self._broker.turn
+        while turn.run():
+            await trio.lowlevel.checkpoint()
+        if more:
+            while self._session.held and self._connection.state is State.RUNNING:
+                await self._reader_lot.park()
+            await trio.lowlevel.checkpoint()
+
+    def _unpark_reader(self) -> None:
+        self._reader_lot.unpark_all()
+
+    # -- writing -------------------------------------------------------------------------------
+
+    def _transmit(self) -> None:
+        """Send what the peer takes at once; the writer sees to the rest."""
+        if self._unsent:
+            return
+        try:
+            self._send_outbox()
+        except OSError:
+            # The reader, or the writer, meets the same fault where it can be acted on.
+            self._stream.close()
+        if self._unsent:
+            self._writer_lot.unpark()
+
+    def _send_outbox(self) -> None:
+        connection = self._connection
+        while connection.outbox_bytes:
+            data = connection.take_outbox()
+            sent = self._stream.send_nowait(data)
+            connection.spoke(self._clock.monotonic_s())
+            if sent < len(data):
+                self._unsent = memoryview(data)[sent:]
+                self._session.unsent_bytes = len(self._unsent)
+
+    async def _write(self) -> None:
+        stream, session = self._stream, self._session
+        while True:
+            while not self._unsent:
+                await self._writer_lot.park()
+            await stream.wait_writable()
+            sent = stream.send_nowait(self._unsent)
+            self._unsent = self._unsent[sent:]
+            session.unsent_bytes = len(self._unsent)
+            if not self._unsent:
+                self._broker.turn.speak(session)
+                await self._run_turns(more=False)
+
+    async def _say_last(self) -> None:
+        """Give the peer a chance to read why it is closed."""
+        with trio.move_on_after(_CLOSE_S_MAX):
+            self._transmit()
+            while self._unsent:
+                await trio.lowlevel.checkpoint()
+                await self._stream.wait_writable()

@@ -1,0 +1,163 @@
+"""What a node is told at its start.
+
+Flags beat the environment, that beats the file, that beats the defaults.
+"""
+
+import socket
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from amqpbroker.errors import ConfigError
+
+ENVIRONMENT_PREFIX = "AMQPBROKER_"
+
+
+def _default_name() -> str:
+    return f"rabbit@{socket.gethostname().partition('.')[0]}"
+
+
+def parse_address(text: str, setting: str) -> tuple[str, int]:
+    """``HOST:PORT`` (an IPv6 host in brackets). Raises `ConfigError`."""
+    host, separator, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not separator or not host or not port.isdecimal() or int(port) > 65535:
+        raise ConfigError(f"{setting} is '{text}', but must be HOST:PORT, like 127.0.0.1:5672")
+    return host, int(port)
+
+
+def _listen(value: Any) -> tuple[str, int]:
+    if not isinstance(value, str):
+        raise ConfigError(f"listen must be text like 127.0.0.1:5672, not {value!r}")
+    return parse_address(value, "listen")
+
+
+def _positive(_: Any, field: "attrs.Attribute[Any]", value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+        raise ConfigError(f"{field.name} must be a number above 0, not {value!r}")
+
+
+def _not_negative(_: Any, field: "attrs.Attribute[Any]", value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ConfigError(f"{field.name} must be a whole number, 0 or more, not {value!r}")
+
+
+def _fraction(_: Any, field: "attrs.Attribute[Any]", value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
+        raise ConfigError(f"{field.name} must be a number above 0 and up to 1, not {value!r}")
+
+
+def _text(_: Any, field: "attrs.Attribute[Any]", value: Any) -> None:
+    if not isinstance(value, str) or not value:
+        raise ConfigError(f"{field.name} must be text, not {value!r}")
+
+
+def _flag(_: Any, field: "attrs.Attribute[Any]", value: Any) -> None:
+    if not isinstance(value, bool):
+        raise ConfigError(f"{field.name} must be true or false, not {value!r}")
+
+
+def _frame_max(_: Any, field: "attrs.Attribute[Any]", value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not 4096 <= value <= 1 << 27:
+        raise ConfigError(f"{field.name} must be between 4096 and {1 << 27} octets, not {value!r}")
+
+
+def _channel_max(_: Any, field: "attrs.Attribute[Any]", value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 65535:
+        raise ConfigError(f"{field.name} must be between 1 and 65535, not {value!r}")
+
+
+@attrs.frozen
+class Config:
+    """The settings of a node.
+
+    Their names are the keys of the file and, in capitals behind ``AMQPBROKER_``, of the
+    environment.
+    """
+
+    name: str = attrs.field(factory=_default_name, validator=_text)
+    """The node's name, ``rabbit@HOST``."""
+    listen: tuple[str, int] = attrs.field(
+        default="127.0.0.1:5672",  # type: ignore[assignment]  # what the converter takes
+        converter=_listen,
+    )
+    """Where AMQP is served; port 0 takes a free one."""
+    memory: bool = attrs.field(default=False, validator=_flag)
+    """Keep everything in memory, touch no disk."""
+    default_user: str = attrs.field(default="guest", validator=_text)
+    default_pass: str = attrs.field(default="guest", validator=_text)
+    heartbeat_s: int = attrs.field(default=60, validator=_not_negative)
+    """The interval that is proposed to clients; 0: none."""
+    frame_max: int = attrs.field(default=131072, validator=_frame_max)
+    channel_max: int = attrs.field(default=2047, validator=_channel_max)
+    connections_max: int = attrs.field(default=20_000, validator=_positive)
+    message_bytes_max: int = attrs.field(default=128 * 1024 * 1024, validator=_positive)
+    vm_memory_high_watermark: float = attrs.field(default=0.4, validator=_fraction)
+    """The share of the machine's memory over which publishers are held back."""
+    shutdown_timeout_s: float = attrs.field(default=10.0, validator=_positive)
+    log_level: str = attrs.field(
+        default="info", validator=attrs.validators.in_(("debug", "info", "warning", "error"))
+    )
+
+
+_FIELDS = {field.name: field for field in attrs.fields(Config)}
+
+
+def load_config(
+    flags: Mapping[str, Any], environment: Mapping[str, str], file: Path | None = None
+) -> Config:
+    """The configuration out of ``flags`` (None.
+
+    Not given), ``environment`` and ``file``. Raises `ConfigError`.
+    """
+    settings: dict[str, Any] = {}
+    if file is not None:
+        settings |= _read_file(file)
+    settings |= _read_environment(environment)
+    settings |= {name: value for name, value in flags.items() if value is not None}
+    try:
+        return Config(**settings)
+    except ValueError as error:
+        # attrs' own validators: the first argument is the sentence.
+        raise ConfigError(str(error.args[0])) from error
+
+
+def _read_file(file: Path) -> dict[str, Any]:
+    try:
+        settings = tomllib.loads(file.read_text())
+    except OSError as error:
+        raise ConfigError(f"cannot read {file}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file} is not TOML: {error}") from error
+    for name in settings:
+        if name not in _FIELDS:
+            raise ConfigError(f"{file}: there is no setting '{name}'; there are {_names()}")
+    return settings
+
+
+def _read_environment(environment: Mapping[str, str]) -> dict[str, Any]:
+    settings: dict[str, Any] = {}
+    for variable, text in environment.items():
+        name = variable.removeprefix(ENVIRONMENT_PREFIX).lower()
+        if variable.startswith(ENVIRONMENT_PREFIX) and name in _FIELDS:
+            settings[name] = _read_text(variable, text, _FIELDS[name].type)
+    return settings
+
+
+def _read_text(variable: str, text: str, kind: Any) -> Any:
+    """A setting that is written as text."""
+    try:
+        if kind is bool:
+            return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
+        if kind is int or kind is float:
+            return kind(text)
+    except (KeyError, ValueError):
+        raise ConfigError(f"{variable} is '{text}', but must be a {kind.__name__}") from None
+    return text
+
+
+def _names() -> str:
+    return ", ".join(sorted(_FIELDS))

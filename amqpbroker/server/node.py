@@ -1,0 +1,152 @@
+"""A running node: a broker with its listeners and its ticker."""
+
+import errno
+import logging
+from types import TracebackType
+from typing import Self
+
+import trio
+
+from amqpbroker.broker.broker import Broker, BrokerLimits
+from amqpbroker.errors import ConfigError, ConnectionForced
+from amqpbroker.protocol.connection import Limits
+from amqpbroker.server.amqp import AmqpConnection
+from amqpbroker.server.config import Config
+from amqpbroker.world import Listener, World, real_world
+
+log = logging.getLogger(__name__)
+
+_MEMORY_CHECK_S = 0.5
+_ACCEPT_RETRY_S = 0.1
+
+
+class Node:
+    """One node, as a context: ``async with Node(config) as node`` serves until the block is left.
+
+    Leaving tells every client why, and gives it ``shutdown_timeout_s`` to close.
+    """
+
+    def __init__(self, config: Config | None = None, world: World | None = None) -> None:
+        self.config = config or Config()
+        self.world = world or real_world()
+        self.broker = Broker(self.world, _limits(self.config), self.config.name)
+        self._listener: Listener | None = None
+        self._tick_lot = trio.lowlevel.ParkingLot()
+        self._served = 0
+        self._idle_lot = trio.lowlevel.ParkingLot()
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Where AMQP is served."""
+        assert self._listener is not None
+        return self._listener.address
+
+    @property
+    def url(self) -> str:
+        """Where AMQP is served, as a URL."""
+        host, port = self.address
+        return f"amqp://[{host}]:{port}" if ":" in host else f"amqp://{host}:{port}"
+
+    async def __aenter__(self) -> Self:
+        config = self.config
+        self.broker.boot(config.default_user, config.default_pass)
+        self._listener = await self._listen(*config.listen)
+        self._nursery_manager = trio.open_nursery()
+        self._nursery = await self._nursery_manager.__aenter__()
+        self._nursery.start_soon(self._accept, self._listener)
+        self._nursery.start_soon(self._tick)
+        self._watch_memory(self.world.clock.monotonic_s())
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> bool | None:
+        assert self._listener is not None
+        self._listener.close()
+        if error is None:
+            await self._close_connections()
+        self._nursery.cancel_scope.cancel()
+        return await self._nursery_manager.__aexit__(kind, error, trace)
+
+    async def _listen(self, host: str, port: int) -> Listener:
+        try:
+            return await self.world.network.listen(host, port)
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise ConfigError(
+                    f"cannot listen on {host}:{port}: another program uses that port;"
+                    f" stop it, or choose another with --listen {host}:PORT (0 takes a free one)"
+                ) from error
+            raise ConfigError(
+                f"cannot listen on {host}:{port}: {error.strerror or error};"
+                " choose an address of this machine with --listen HOST:PORT"
+            ) from error
+
+    async def _close_connections(self) -> None:
+        """Tell all clients that the node stops, and wait for them to close."""
+        self.broker.close_all(ConnectionForced("broker forced connection closure"))
+        while self.broker.turn.run():
+            await trio.lowlevel.checkpoint()
+        with trio.move_on_after(self.config.shutdown_timeout_s):
+            while self._served:
+                await self._idle_lot.park()
+
+    # -- tasks ---------------------------------------------------------------------------------
+
+    async def _accept(self, listener: Listener) -> None:
+        properties = self.broker.server_properties()
+        while True:
+            try:
+                stream = await listener.accept()
+            except trio.ClosedResourceError:
+                return
+            except OSError as error:
+                log.warning("cannot accept connections: %s", error)
+                await trio.sleep(_ACCEPT_RETRY_S)
+                continue
+            self._nursery.start_soon(self._serve, AmqpConnection(self.broker, stream, properties))
+
+    async def _serve(self, connection: AmqpConnection) -> None:
+        self._served += 1
+        try:
+            await connection.serve()
+        finally:
+            self._served -= 1
+            self._idle_lot.unpark_all()
+
+    async def _tick(self) -> None:
+        """Make calls when they are due, and finish what they set in motion."""
+        deadlines, clock = self.broker.deadlines, self.world.clock
+        deadlines.on_earlier = self._wake_ticker
+        while True:
+            due_s = deadlines.next_s()
+            if due_s is None:
+                await self._tick_lot.park()
+            elif (wait_s := due_s - clock.monotonic_s()) > 0:
+                with trio.move_on_after(wait_s):
+                    await self._tick_lot.park()
+            deadlines.run(clock.monotonic_s())
+            while self.broker.turn.run():
+                await trio.lowlevel.checkpoint()
+
+    def _wake_ticker(self) -> None:
+        self._tick_lot.unpark_all()
+
+    def _watch_memory(self, now_s: float) -> None:
+        memory = self.world.memory
+        limit = int(memory.total_bytes() * self.config.vm_memory_high_watermark)
+        self.broker.check_memory(memory.used_bytes(), limit)
+        self.broker.deadlines.at(now_s + _MEMORY_CHECK_S, self._watch_memory)
+
+
+def _limits(config: Config) -> BrokerLimits:
+    wire = Limits(
+        frame_max=config.frame_max,
+        channel_max=config.channel_max,
+        heartbeat_s=config.heartbeat_s,
+        message_bytes_max=config.message_bytes_max,
+    )
+    return BrokerLimits(wire=wire, connections_max=config.connections_max)

@@ -1,0 +1,185 @@
+"""The log under every queue.
+
+A log is the messages of a queue in order, each with an index that counts up by one from 0 and never
+comes again. It has two marks: what lies below ``readable`` may be delivered, what lies below
+``committed`` may be confirmed. In memory both follow the end at once; on disk, or with mirrors,
+they lag behind.
+
+Two things are dear with a long backlog in Python: an object per message, and the garbage
+collector's walk over them. `MemoryLog` therefore keeps messages in chunks of up to `CHUNK_MAX`. A
+chunk is two lists while it is being written or read. One that fills up before anybody reads it is
+packed: one string of octets and an array of offsets, nothing the collector looks at, and less than
+half the memory.
+"""
+
+from abc import ABC, abstractmethod
+from array import array
+from bisect import bisect_right
+from collections.abc import Callable
+from itertools import accumulate
+
+from amqpbroker.message import Batch, Origin
+
+CHUNK_MAX = 1024
+"""Messages in a chunk; also the most that one `Log.read` gives."""
+READ_BYTES_MAX = 256 * 1024
+"""Octets that one `Log.read` gives, unless the first message is larger."""
+_PACKED_MESSAGE_BYTES_MAX = 4096
+_NOTHING = [b""] * CHUNK_MAX
+
+
+class Log(ABC):
+    """Messages in order, with a mark for what may be delivered and one for what may be confirmed.
+
+    ``on_advance`` is called, with nothing, whenever a mark has moved by itself rather than by an
+    append.
+    """
+
+    end: int
+    readable: int
+    committed: int
+    on_advance: Callable[[], None] | None = None
+
+    @abstractmethod
+    def append(self, origin: Origin, raws: list[bytes]) -> int:
+        """Add a run of messages; the new end."""
+
+    @abstractmethod
+    def read(self, indexes: range) -> Batch:
+        """The messages at ``indexes`` (ascending, below ``readable``, not settled).
+
+        As many as lie together, at least one, at most `CHUNK_MAX`, and about `READ_BYTES_MAX`.
+        """
+
+    @abstractmethod
+    def settle(self, indexes: range) -> None:
+        """Forget messages: each of them is settled once, and cannot be read any more."""
+
+
+class _Chunk:
+    """Neighbouring messages, the first with index ``base``."""
+
+    __slots__ = ("base", "count", "live", "offsets", "origins", "packed", "raws")
+
+    def __init__(self, base: int) -> None:
+        self.base = base
+        self.count = 0
+        self.live = 0
+        self.origins: list[Origin] = []
+        self.raws: list[bytes] = []
+        self.packed = b""
+        self.offsets: array[int] | None = None
+
+    def pack(self) -> None:
+        """Change to the form for waiting, if the messages are small enough to gain by it."""
+        offsets = array("Q", accumulate(map(len, self.raws), initial=0))
+        if offsets[-1] > _PACKED_MESSAGE_BYTES_MAX * self.count:
+            return
+        self.packed = b"".join(self.raws)
+        self.offsets = offsets
+        self.raws = []
+        if self.origins.count(self.origins[0]) == self.count:
+            self.origins = self.origins[:1]
+
+    def unpack(self) -> None:
+        """Change to the form for work."""
+        packed, offsets = self.packed, self.offsets
+        assert offsets is not None
+        self.raws = [packed[offsets[i] : offsets[i + 1]] for i in range(self.count)]
+        if len(self.origins) == 1:
+            self.origins = self.origins * self.count
+        self.packed = b""
+        self.offsets = None
+
+
+class MemoryLog(Log):
+    """A log that lives as long as its process: appended is readable is committed."""
+
+    def __init__(self) -> None:
+        self.end = self.readable = self.committed = 0
+        self._chunks: dict[int, _Chunk] = {}
+        self._last = _Chunk(0)
+        self._read_end = 0
+
+    def append(self, origin: Origin, raws: list[bytes]) -> int:
+        chunk = self._last
+        room = CHUNK_MAX - self.end % CHUNK_MAX
+        if len(raws) < room:
+            self._extend(chunk, origin, raws)
+        else:
+            done = 0
+            while done < len(raws):
+                part = raws[done : done + room]
+                self._extend(chunk, origin, part)
+                done += len(part)
+                if len(part) == room:
+                    chunk = self._next_chunk(chunk)
+                    room = CHUNK_MAX
+        self.readable = self.committed = self.end
+        return self.end
+
+    def _extend(self, chunk: _Chunk, origin: Origin, raws: list[bytes]) -> None:
+        count = len(raws)
+        chunk.raws += raws
+        chunk.origins += [origin] * count
+        chunk.count += count
+        chunk.live += count
+        self.end += count
+
+    def _next_chunk(self, full: _Chunk) -> _Chunk:
+        """Put the full chunk away.
+
+        Packed, if it will have to wait; nowhere, if it is empty already.
+        """
+        if full.live:
+            if self._read_end <= full.base:
+                full.pack()
+            self._chunks[full.base // CHUNK_MAX] = full
+        self._last = _Chunk(self.end)
+        return self._last
+
+    def _chunk_of(self, index: int) -> _Chunk:
+        chunk = self._chunks.get(index // CHUNK_MAX, self._last)
+        assert chunk.base <= index < chunk.base + chunk.count, (index, chunk.base, chunk.count)
+        return chunk
+
+    def read(self, indexes: range) -> Batch:
+        chunk = self._chunk_of(indexes[0])
+        if chunk.offsets is not None:
+            chunk.unpack()
+        here = _inside(indexes, chunk)
+        raws = chunk.raws[_slice(here, chunk.base)]
+        if len(raws) > 1 and sum(map(len, raws)) > READ_BYTES_MAX:
+            sizes = list(accumulate(map(len, raws)))
+            here = here[: max(1, bisect_right(sizes, READ_BYTES_MAX))]
+            raws = raws[: len(here)]
+        self._read_end = max(self._read_end, here[-1] + 1)
+        return Batch(chunk.origins[_slice(here, chunk.base)], raws)
+
+    def settle(self, indexes: range) -> None:
+        while indexes:
+            chunk = self._chunk_of(indexes[0])
+            here = _inside(indexes, chunk)
+            indexes = indexes[len(here) :]
+            chunk.live -= len(here)
+            assert chunk.live >= 0, (chunk.base, chunk.live)
+            if chunk.live:
+                if chunk.offsets is None:
+                    chunk.raws[_slice(here, chunk.base)] = _NOTHING[: len(here)]
+            elif chunk is not self._last:
+                del self._chunks[chunk.base // CHUNK_MAX]
+            else:
+                self._last = _Chunk(self.end)
+
+
+def _inside(indexes: range, chunk: _Chunk) -> range:
+    """The first of ``indexes``, as far as they lie in ``chunk``."""
+    stop = chunk.base + chunk.count
+    if indexes[-1] < stop:
+        return indexes
+    return range(indexes.start, stop, indexes.step)
+
+
+def _slice(indexes: range, base: int) -> slice:
+    """Where ``indexes`` lie in lists that begin at ``base``."""
+    return slice(indexes[0] - base, indexes[-1] - base + 1, indexes.step)

@@ -17,7 +17,7 @@ from amqpbroker.broker.broker import Attached, Broker
 from amqpbroker.broker.channel import Channel
 from amqpbroker.broker.vhost import VHost
 from amqpbroker.definitions import UserDefinition
-from amqpbroker.errors import HardError, InternalError, NotAllowed, SoftError
+from amqpbroker.errors import ConnectionForced, HardError, InternalError, NotAllowed, SoftError
 from amqpbroker.protocol.connection import Connection, State
 from amqpbroker.protocol.events import (
     ChannelEvent,
@@ -196,7 +196,8 @@ class Session(Attached):
 
     def fail(self, error: HardError, index: int = 0) -> None:
         """Close the connection with ``error``."""
-        log.warning("connection from %s: %s", self.host, error.reply_text)
+        level = logging.INFO if isinstance(error, ConnectionForced) else logging.WARNING
+        log.log(level, "connection from %s: %s", self.host, error.reply_text)
         self.close()
         self.connection.fail(error, index)
         self.broker.turn.speak(self)

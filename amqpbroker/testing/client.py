@@ -1,0 +1,140 @@
+"""A plain AMQP client on a `Network`: for simulations, where no client library can go."""
+
+from typing import Any, Self
+
+import attrs
+import pamqp.frame
+from pamqp import commands, header, heartbeat
+from pamqp.base import Frame
+
+from amqpbroker.protocol.content import encode_content
+from amqpbroker.protocol.frames import (
+    BODY,
+    FRAME_HEADER,
+    FRAME_OVERHEAD_BYTES,
+    PROTOCOL_HEADER,
+    encode_method,
+)
+from amqpbroker.world import Network, Stream
+
+_READ_BYTES_MAX = 64 * 1024
+
+
+@attrs.define
+class Content:
+    """A message that came, with the method that brought it: deliver, get-ok or return."""
+
+    method: Any
+    properties: Any
+    body: bytes
+
+
+class Client:
+    """One connection, used by one task at a time.
+
+    Methods of a channel that nobody waits for at the moment (deliveries, acks, returns) gather in
+    `inbox`.
+    """
+
+    def __init__(self, stream: Stream) -> None:
+        self.stream = stream
+        self.inbox: list[tuple[int, Any]] = []
+        self._data = b""
+        self._content: dict[int, Content] = {}
+        self._left: dict[int, int] = {}
+
+    @classmethod
+    async def connect(
+        cls, network: Network, address: tuple[str, int], *channels: int, vhost: str = "/"
+    ) -> Self:
+        """Connect, log in as guest, open ``vhost`` and ``channels``."""
+        client = cls(await network.connect(*address))
+        await client.send_bytes(PROTOCOL_HEADER)
+        await client.wait_for(commands.Connection.Start)
+        capabilities: dict[str, Any] = {"capabilities": {"consumer_cancel_notify": True}}
+        await client.send(
+            commands.Connection.StartOk(capabilities, "PLAIN", "\0guest\0guest", "en_US"), 0
+        )
+        tune = await client.wait_for(commands.Connection.Tune)
+        await client.send(commands.Connection.TuneOk(tune.channel_max, tune.frame_max, 0), 0)
+        await client.call(commands.Connection.Open(vhost), commands.Connection.OpenOk, 0)
+        for channel in channels:
+            await client.call(commands.Channel.Open(), commands.Channel.OpenOk, channel)
+        return client
+
+    async def send_bytes(self, data: bytes) -> None:
+        """Send octets, waiting for the peer to take them."""
+        while data:
+            data = data[self.stream.send_nowait(data) :]
+            if data:
+                await self.stream.wait_writable()
+
+    async def send(self, method: Frame, channel: int = 1) -> None:
+        """Send a method."""
+        await self.send_bytes(encode_method(channel, method))
+
+    async def call(self, method: Frame, answer: type[Frame], channel: int = 1) -> Any:
+        """Send a method and wait for its answer."""
+        await self.send(method, channel)
+        return await self.wait_for(answer)
+
+    async def publish(
+        self, routing_key: str, body: bytes, exchange: str = "", channel: int = 1
+    ) -> None:
+        """Publish a message."""
+        method = commands.Basic.Publish(0, exchange, routing_key)
+        content = encode_content(channel, b"\0\0", body, 131072)
+        await self.send_bytes(encode_method(channel, method) + content)
+
+    async def wait_for(self, kind: type[Frame]) -> Any:
+        """Wait for a method of ``kind``.
+
+        Others gather in `inbox`. Raises `ConnectionError` at the end.
+        """
+        while True:
+            for place, (_, item) in enumerate(self.inbox):
+                if isinstance(item, kind):
+                    del self.inbox[place]
+                    return item
+            await self.receive()
+
+    async def receive(self) -> None:
+        """Wait until something has come into `inbox`. Raises `ConnectionError` at the end."""
+        before = len(self.inbox)
+        while len(self.inbox) == before:
+            data = await self.stream.receive_some(_READ_BYTES_MAX)
+            if not data:
+                raise ConnectionError("the broker has closed the connection")
+            self._data += data
+            self._split()
+
+    def _split(self) -> None:
+        data, start = self._data, 0
+        while len(data) - start >= FRAME_OVERHEAD_BYTES:
+            kind, channel, size = FRAME_HEADER.unpack_from(data, start)
+            end = start + size + FRAME_OVERHEAD_BYTES
+            if end > len(data):
+                break
+            if kind == BODY:
+                self._take_body(channel, data[start + 7 : end - 1])
+            else:
+                self._take(channel, pamqp.frame.unmarshal(data[start:end])[2])
+            start = end
+        self._data = data[start:]
+
+    def _take(self, channel: int, item: Any) -> None:
+        if isinstance(item, commands.Basic.Deliver | commands.Basic.GetOk | commands.Basic.Return):
+            self._content[channel] = Content(item, None, b"")
+        elif isinstance(item, header.ContentHeader):
+            self._content[channel].properties = item.properties
+            self._left[channel] = item.body_size
+            self._take_body(channel, b"")
+        elif not isinstance(item, heartbeat.Heartbeat):
+            self.inbox.append((channel, item))
+
+    def _take_body(self, channel: int, data: bytes) -> None:
+        content = self._content[channel]
+        content.body += data
+        self._left[channel] -= len(data)
+        if not self._left[channel]:
+            self.inbox.append((channel, self._content.pop(channel)))

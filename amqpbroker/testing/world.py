@@ -1,0 +1,290 @@
+"""The simulated world: a whole broker and its clients in one process, from one seed.
+
+Time is trio's mock clock, which jumps as soon as nobody has anything to do: a simulated minute
+takes as long as its events. The network carries octets between tasks; how long they travel, and
+into which pieces they are cut, the seed decides, as it decides the order in which trio runs tasks
+that are ready together. The same seed gives the same run, octet for octet: `Trace` says so.
+
+trio offers no public way to seed its scheduler. The two names used here are those that its own
+tests and pytest-trio rely on; a test of ours fails when they go.
+"""
+
+import hashlib
+import random
+from collections.abc import Awaitable, Callable
+from heapq import heappop, heappush
+from itertools import count
+from typing import Any, TypeVar
+
+import attrs
+import trio
+import trio.testing
+from trio._core import _run
+
+from amqpbroker.world import Clock, Listener, Memory, Network, Stream, World
+
+Result = TypeVar("Result")
+
+_WALL_START_MS = 1_700_000_000_000
+_PIPE_BYTES_MAX = 64 * 1024
+
+
+class Trace:
+    """What happened, as one hash: two runs with the same `digest` were the same run."""
+
+    def __init__(self) -> None:
+        self.events = 0
+        self._hash = hashlib.sha256()
+
+    def note(self, *event: object) -> None:
+        """Add an event; it must not hold anything that differs between processes."""
+        self.events += 1
+        self._hash.update(repr(event).encode())
+
+    @property
+    def digest(self) -> str:
+        """The hash of all events so far."""
+        return self._hash.hexdigest()
+
+
+class SimClock(Clock):
+    """trio's clock, for both kinds of time."""
+
+    def monotonic_s(self) -> float:
+        return trio.current_time()
+
+    def wall_ms(self) -> int:
+        return _WALL_START_MS + int(trio.current_time() * 1000)
+
+
+@attrs.define
+class SimMemory(Memory):
+    """Memory of which the test says how much is used."""
+
+    total: int = 8 << 30
+    used: int = 100 << 20
+
+    def total_bytes(self) -> int:
+        return self.total
+
+    def used_bytes(self) -> int:
+        return self.used
+
+
+class _Pipe:
+    """One direction of a connection: octets on their way, and octets that have arrived."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.arrived = bytearray()
+        self.travelling_bytes = 0
+        self.last_arrival_s = 0.0
+        self.ended = False
+        self.broken = False
+        self.changed = trio.lowlevel.ParkingLot()
+
+    @property
+    def room_bytes(self) -> int:
+        return max(0, _PIPE_BYTES_MAX - self.travelling_bytes - len(self.arrived))
+
+
+class SimStream(Stream):
+    """One end of a simulated connection."""
+
+    def __init__(
+        self,
+        network: "SimNetwork",
+        incoming: _Pipe,
+        outgoing: _Pipe,
+        local: tuple[str, int],
+        peer: tuple[str, int],
+    ) -> None:
+        self.local = local
+        self.peer = peer
+        self._network = network
+        self._in = incoming
+        self._out = outgoing
+
+    async def receive_some(self, bytes_max: int) -> bytes:
+        pipe = self._in
+        await trio.lowlevel.checkpoint()
+        while not pipe.arrived:
+            if pipe.broken:
+                raise ConnectionResetError("the simulated connection is cut")
+            if pipe.ended:
+                return b""
+            await pipe.changed.park()
+        data = bytes(pipe.arrived[:bytes_max])
+        del pipe.arrived[:bytes_max]
+        pipe.changed.unpark_all()
+        return data
+
+    def send_nowait(self, data: bytes | memoryview) -> int:
+        pipe = self._out
+        if pipe.broken or pipe.ended:
+            raise BrokenPipeError("the simulated connection is cut")
+        taken = bytes(data[: pipe.room_bytes])
+        self._network.carry(pipe, taken)
+        return len(taken)
+
+    async def wait_writable(self) -> None:
+        pipe = self._out
+        await trio.lowlevel.checkpoint()
+        while not pipe.room_bytes and not pipe.broken:
+            await pipe.changed.park()
+
+    def close(self) -> None:
+        self._network.end(self._out)
+        if not self._in.ended:
+            self._in.broken = True
+            self._in.changed.unpark_all()
+
+    def cut(self) -> None:
+        """Break the connection for both ends; what was on its way is lost."""
+        for pipe in (self._in, self._out):
+            pipe.broken = True
+            pipe.arrived.clear()
+            pipe.changed.unpark_all()
+
+
+class _SimListener(Listener):
+    """A simulated listening address."""
+
+    def __init__(self, network: "SimNetwork", address: tuple[str, int]) -> None:
+        self.address = address
+        self._network = network
+        self._send, self._receive = trio.open_memory_channel[SimStream](100)
+
+    def connect(self, stream: SimStream) -> None:
+        self._send.send_nowait(stream)
+
+    async def accept(self) -> Stream:
+        return await self._receive.receive()
+
+    def close(self) -> None:
+        self._network.forget(self.address)
+        self._receive.close()
+
+
+class SimNetwork(Network):
+    """Connections within one process; `run` carries the octets, in a task of its own."""
+
+    def __init__(self, rng: random.Random, trace: Trace) -> None:
+        self.delay_s_max = 0.005
+        self._random = rng
+        self._trace = trace
+        self._listeners: dict[tuple[str, int], _SimListener] = {}
+        self._travelling: list[tuple[float, int, _Pipe, bytes | None]] = []
+        self._number = count()
+        self._ports = count(40_000)
+        self._sent = trio.lowlevel.ParkingLot()
+
+    async def listen(self, host: str, port: int) -> Listener:
+        await trio.lowlevel.checkpoint()
+        address = host, port or next(self._ports)
+        if address in self._listeners:
+            raise OSError(98, "the simulated address is in use")
+        self._listeners[address] = listener = _SimListener(self, address)
+        return listener
+
+    async def connect(self, host: str, port: int) -> SimStream:
+        await trio.lowlevel.checkpoint()
+        listener = self._listeners.get((host, port))
+        if listener is None:
+            raise ConnectionRefusedError(f"nobody listens at {host}:{port} in this world")
+        here = (host, next(self._ports))
+        there, back = _Pipe(next(self._number)), _Pipe(next(self._number))
+        listener.connect(SimStream(self, there, back, (host, port), here))
+        return SimStream(self, back, there, here, (host, port))
+
+    def forget(self, address: tuple[str, int]) -> None:
+        """A listener closed."""
+        self._listeners.pop(address, None)
+
+    def carry(self, pipe: _Pipe, data: bytes) -> None:
+        """Send octets on their way, in pieces that arrive in order."""
+        pipe.travelling_bytes += len(data)
+        while data:
+            size = self._random.randint(1, len(data)) if self._random.random() < 0.3 else len(data)
+            self._launch(pipe, data[:size])
+            data = data[size:]
+
+    def end(self, pipe: _Pipe) -> None:
+        """The end of the stream travels behind the octets."""
+        self._launch(pipe, None)
+
+    def _launch(self, pipe: _Pipe, data: bytes | None) -> None:
+        earliest = max(trio.current_time(), pipe.last_arrival_s)
+        pipe.last_arrival_s = earliest + self._random.random() * self.delay_s_max
+        item = (pipe.last_arrival_s, next(self._number), pipe, data)
+        heappush(self._travelling, item)
+        self._sent.unpark_all()
+
+    async def run(self) -> None:
+        """Deliver what travels, when its time has come."""
+        while True:
+            if not self._travelling:
+                await self._sent.park()
+                continue
+            wait_s = self._travelling[0][0] - trio.current_time()
+            if wait_s > 0:
+                with trio.move_on_after(wait_s):
+                    await self._sent.park()
+                continue
+            when_s, _, pipe, data = heappop(self._travelling)
+            self._trace.note(when_s, pipe.number, data)
+            if data is None:
+                pipe.ended = True
+            elif not pipe.broken:
+                pipe.arrived += data
+            pipe.travelling_bytes -= len(data or b"")
+            pipe.changed.unpark_all()
+
+
+@attrs.frozen
+class Simulation:
+    """A simulated world and what a test may do to it."""
+
+    seed: int
+    world: World
+    network: SimNetwork
+    memory: SimMemory
+    trace: Trace
+    random: random.Random
+    """For the test's own choices."""
+
+
+def simulate(
+    seed: int, scenario: Callable[[Simulation], Awaitable[Result]], seconds_max: float = 3600
+) -> Result:
+    """Run ``scenario`` in a simulated world; what it returns.
+
+    Raises `trio.TooSlowError` after ``seconds_max`` simulated seconds. Whatever is raised carries a
+    note with the seed.
+    """
+
+    async def run() -> Result:
+        trace = Trace()
+        network = SimNetwork(random.Random(f"network {seed}"), trace)
+        memory = SimMemory()
+        world = World(SimClock(), network, memory, random.Random(f"world {seed}"))
+        own = random.Random(f"scenario {seed}")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(network.run)
+            with trio.fail_after(seconds_max):
+                result = await scenario(Simulation(seed, world, network, memory, trace, own))
+            nursery.cancel_scope.cancel()
+        return result
+
+    scheduler: Any = _run
+    before = scheduler._ALLOW_DETERMINISTIC_SCHEDULING, scheduler._r.getstate()
+    scheduler._ALLOW_DETERMINISTIC_SCHEDULING = True
+    scheduler._r.seed(seed)
+    try:
+        return trio.run(run, clock=trio.testing.MockClock(autojump_threshold=0))
+    except BaseException as error:
+        error.add_note(f"simulation seed {seed}")
+        raise
+    finally:
+        scheduler._ALLOW_DETERMINISTIC_SCHEDULING = before[0]
+        scheduler._r.setstate(before[1])

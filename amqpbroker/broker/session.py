@@ -33,6 +33,9 @@ from amqpbroker.queues.queue import Queue
 log = logging.getLogger(__name__)
 
 
+_OWN = (Login, Open, Closed)
+
+
 class Session(Attached):
     """What one connection does in the broker.
 
@@ -59,6 +62,8 @@ class Session(Attached):
         """Octets that were taken from the outbox but not by the peer."""
         self.uncommitted_bytes = 0
         self.parked_bytes = 0
+        self.held = False
+        """Whether nothing more should be read from the peer for now."""
         self.congested: dict[Channel, None] = {}
         """Channels with consumers that wait for the outbox to drain."""
         self.own_queues: dict[Queue, None] = {}
@@ -72,11 +77,12 @@ class Session(Attached):
 
     def take(self, work_max: int) -> bool:
         """Do what the received bytes say, up to ``work_max``; whether there is more to do."""
-        connection = self.connection
+        next_event = self.connection.next_event
         work = 0
-        while work < work_max and not (self.held and connection.state is State.RUNNING):
+        self._look_what_holds()
+        while work < work_max and not self.held:
             try:
-                event = connection.next_event()
+                event = next_event()
             except HardError as error:
                 self.fail(error)
                 return False
@@ -87,7 +93,7 @@ class Session(Attached):
 
     def handle(self, event: Event) -> int:
         """Do what the peer asks; the work it was, in messages times destinations."""
-        if isinstance(event, Login | Open | Closed):
+        if isinstance(event, _OWN):
             self.guard(None, 0, lambda: self._handle_own(event))
             return 1
         channel = self.channels.get(event.channel)
@@ -97,6 +103,7 @@ class Session(Attached):
             return 1
         if channel.waiting:
             self.parked_bytes += channel.park_event(event)
+            self._look_what_holds()
             return 1
         return self._act(channel, event)
 
@@ -200,6 +207,7 @@ class Session(Attached):
         log.log(level, "connection from %s: %s", self.host, error.reply_text)
         self.close()
         self.connection.fail(error, index)
+        self.release()
         self.broker.turn.speak(self)
 
     def force_close(self, error: HardError) -> None:
@@ -209,6 +217,7 @@ class Session(Attached):
         """The peer is gone: end without a word."""
         self.close()
         self.connection.state = State.CLOSED
+        self.release()
         self.broker.turn.speak(self)
 
     def close(self) -> None:
@@ -232,6 +241,7 @@ class Session(Attached):
 
     def flush(self) -> None:
         self._transmit()
+        self.release()
         if self.congested and self.backlog_bytes <= self.broker.limits.outbox_bytes_max:
             self.drained()
 
@@ -240,15 +250,13 @@ class Session(Attached):
         channels, self.congested = self.congested, {}
         for channel in channels:
             channel.resume_consumers()
-        self.release()
 
     # -- what holds the session back -----------------------------------------------------------
 
-    @property
-    def held(self) -> bool:
-        """Whether nothing more should be read from the peer for now."""
+    def _look_what_holds(self) -> None:
+        """See whether the peer may be read: asked when a batch begins, and when something grew."""
         limits = self.broker.limits
-        return (
+        self.held = self.connection.state is State.RUNNING and (
             self._blocked
             or self.backlog_bytes > limits.replies_bytes_max
             or self.parked_bytes > limits.parked_bytes_max
@@ -260,11 +268,15 @@ class Session(Attached):
         )
 
     def release(self) -> None:
-        self._on_release()
+        if self.held:
+            self._look_what_holds()
+            if not self.held:
+                self._on_release()
 
     def account(self, change_bytes: int) -> None:
         """Octets were accepted that are not committed yet, or (negative) have been."""
         self.uncommitted_bytes += change_bytes
+        self._look_what_holds()
         self.broker.account_uncommitted(change_bytes)
 
     def alarm_changed(self) -> None:
@@ -283,6 +295,7 @@ class Session(Attached):
         """
         if not self._blocked:
             self._blocked = True
+            self._look_what_holds()
             reason = "low on " + " & ".join(self.broker.alarms)
             self._say_if_capable(commands.Connection.Blocked(reason))
 

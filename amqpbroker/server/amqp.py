@@ -7,6 +7,7 @@ reader lets the other connections have the processor.
 """
 
 import logging
+import math
 from typing import Any
 
 import trio
@@ -43,7 +44,6 @@ class AmqpConnection:
         self._writer_lot = trio.lowlevel.ParkingLot()
         self._reader_lot = trio.lowlevel.ParkingLot()
         self._scope = trio.CancelScope()
-        self._closing = trio.CancelScope()
 
     async def serve(self) -> None:
         """Serve until the connection ends; never raises for what the peer does."""
@@ -62,47 +62,38 @@ class AmqpConnection:
             deadline.cancel()
             self._session.close()
             self._stream.close()
-            self._broker.turn.run()
+            # What the end set in motion (messages go back to queues) is nobody else's to finish.
+            with trio.CancelScope(shield=True):
+                await self._run_turns()
 
     def _check_handshake(self, now_s: float) -> None:
         if self._connection.state not in (State.RUNNING, State.CLOSING):
             log.warning("connection from %s: handshake timeout", self._session.host)
             self._scope.cancel()
 
+    async def _run_turns(self) -> None:
+        """Finish what was set in motion; others have the processor in between."""
+        while self._broker.turn.run():
+            await trio.lowlevel.checkpoint()
+
     # -- reading -------------------------------------------------------------------------------
 
     async def _read(self) -> None:
-        stream, connection, session = self._stream, self._connection, self._session
+        connection, session = self._connection, self._session
         turn = self._broker.turn
         size = _READ_BYTES_FIRST
-        while connection.state is not State.CLOSED:
-            data = await stream.receive_some(size)
-            if not data:
-                break
+        while data := await self._stream.receive_some(size):
             size = READ_BYTES_MAX if len(data) == size else max(len(data), _READ_BYTES_FIRST)
             connection.receive(data, self._clock.monotonic_s())
-            while session.take(WORK_MAX):
-                await self._run_turns(more=True)
-            turn.speak(session)
-            await self._run_turns(more=False)
-            if connection.state is State.CLOSING and self._scope.deadline == float("inf"):
-                self._scope.deadline = trio.current_time() + _CLOSE_S_MAX
-            while session.held and connection.state is State.RUNNING:
-                await self._reader_lot.park()
-        await self._say_last()
-
-    async def _run_turns(self, more: bool) -> None:
-        """Finish what was set in motion.
-
-        Others have the processor in between, and afterwards if there is ``more``.
-        """
-        turn = self._broker.turn
-        while turn.run():
-            await trio.lowlevel.checkpoint()
-        if more:
-            while self._session.held and self._connection.state is State.RUNNING:
-                await self._reader_lot.park()
-            await trio.lowlevel.checkpoint()
+            more = True
+            while more:
+                more = session.take(WORK_MAX)
+                turn.speak(session)
+                await self._run_turns()
+                while session.held:
+                    await self._reader_lot.park()
+                if more:
+                    await trio.lowlevel.checkpoint()
 
     def _unpark_reader(self) -> None:
         self._reader_lot.unpark_all()
@@ -111,15 +102,15 @@ class AmqpConnection:
 
     def _transmit(self) -> None:
         """Send what the peer takes at once; the writer sees to the rest."""
-        if self._unsent:
-            return
-        try:
-            self._send_outbox()
-        except OSError:
-            # The reader, or the writer, meets the same fault where it can be acted on.
-            self._stream.close()
-        if self._unsent:
-            self._writer_lot.unpark()
+        if not self._unsent:
+            try:
+                self._send_outbox()
+            except OSError:
+                # The reader meets the same fault, where it can be acted on.
+                self._stream.close()
+            if self._unsent:
+                self._writer_lot.unpark()
+        self._mind_the_end()
 
     def _send_outbox(self) -> None:
         connection = self._connection
@@ -130,24 +121,24 @@ class AmqpConnection:
             if sent < len(data):
                 self._unsent = memoryview(data)[sent:]
                 self._session.unsent_bytes = len(self._unsent)
+                break
+
+    def _mind_the_end(self) -> None:
+        """A connection that is over ends once all is said; one that closes, soon."""
+        state = self._connection.state
+        if state is State.CLOSED and not self._unsent:
+            self._scope.cancel()
+        elif state in (State.CLOSING, State.CLOSED) and self._scope.deadline == math.inf:
+            self._scope.deadline = trio.current_time() + _CLOSE_S_MAX
 
     async def _write(self) -> None:
-        stream, session = self._stream, self._session
         while True:
             while not self._unsent:
                 await self._writer_lot.park()
-            await stream.wait_writable()
-            sent = stream.send_nowait(self._unsent)
+            await self._stream.wait_writable()
+            sent = self._stream.send_nowait(self._unsent)
             self._unsent = self._unsent[sent:]
-            session.unsent_bytes = len(self._unsent)
+            self._session.unsent_bytes = len(self._unsent)
             if not self._unsent:
-                self._broker.turn.speak(session)
-                await self._run_turns(more=False)
-
-    async def _say_last(self) -> None:
-        """Give the peer a chance to read why it is closed."""
-        with trio.move_on_after(_CLOSE_S_MAX):
-            self._transmit()
-            while self._unsent:
-                await trio.lowlevel.checkpoint()
-                await self._stream.wait_writable()
+                self._broker.turn.speak(self._session)
+                await self._run_turns()

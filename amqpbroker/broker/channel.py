@@ -543,7 +543,9 @@ class Channel:
         self._last_queue = queue.definition.name
         if not method.nowait:
             stat = queue.stat()
-            self._send(commands.Queue.DeclareOk(self._last_queue, stat.ready, stat.consumers))
+            answer = commands.Queue.DeclareOk(None, stat.ready, stat.consumers)
+            answer.queue = self._last_queue  # pamqp's constructor refuses some names.
+            self._send(answer)
 
     def _delete_queue(self, method: commands.Queue.Delete) -> None:
         count = self.vhost.delete_queue(

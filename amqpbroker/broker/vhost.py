@@ -93,7 +93,7 @@ class VHost:
         kind = wanted.arguments.get("x-queue-type", "classic")
         if kind in _LATER_QUEUE_TYPES:
             raise Unimplemented(f"queues of type '{kind}' are not there yet")
-        if kind not in QUEUE_TYPES:
+        if not isinstance(kind, str) or kind not in QUEUE_TYPES:
             raise PreconditionFailed(
                 f"invalid arg 'x-queue-type' for queue '{wanted.name}' in vhost '{self.name}':"
                 f" \"unsupported queue type '{kind}'\""
@@ -263,7 +263,8 @@ def _check_same_arguments(what: str, wanted: Arguments, there: Arguments) -> Non
         received, current = wanted.get(name), there.get(name)
         if received == current or not name.startswith("x-"):
             continue
-        if name == "x-queue-type" and {received, current} == {None, "classic"}:
+        classic = (None, "classic")
+        if name == "x-queue-type" and received in classic and current in classic:
             continue
         raise PreconditionFailed(
             f"inequivalent arg '{name}' for {what}:"

@@ -90,7 +90,8 @@ def decode_method(payload: bytes) -> Frame:
     kind = _KINDS.get(index)
     if kind is None:
         raise CommandInvalid(f"unknown method {index >> 16}.{index & 0xFFFF}")
-    method: Frame = kind()
+    # Not by its constructor: one of them warns that its method is deprecated.
+    method: Frame = kind.__new__(kind)
     position, bit = 4, 0
     value: Any
     for name, wire in _SHAPES[index]:

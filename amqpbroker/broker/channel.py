@@ -459,7 +459,7 @@ class Channel:
         queue = consumer.queue
         queue.cancel(consumer)
         if queue.definition.auto_delete and not queue.version and not queue.stat().consumers:
-            self.vhost.delete_queue(queue.definition.name, self.session)
+            self._delete(queue.definition.name)
 
     def consumer_cancelled(self, consumer: ChannelConsumer) -> None:
         """The queue is gone; a peer that can bear it is told so (consumer_cancel_notify)."""
@@ -548,11 +548,17 @@ class Channel:
             self._send(answer)
 
     def _delete_queue(self, method: commands.Queue.Delete) -> None:
-        count = self.vhost.delete_queue(
-            self._name(method.queue), self.session, method.if_unused, method.if_empty
-        )
+        count = self._delete(self._name(method.queue), method.if_unused, method.if_empty)
         if not method.nowait:
             self._send(commands.Queue.DeleteOk(count))
+
+    def _delete(self, name: str, if_unused: bool = False, if_empty: bool = False) -> int:
+        """Delete a queue, and forget it if it was the session's own."""
+        queue = self.vhost.queues.get(name)
+        count = self.vhost.delete_queue(name, self.session, if_unused, if_empty)
+        if queue is not None:
+            self.session.own_queues.pop(queue, None)
+        return count
 
     def _purge(self, method: commands.Queue.Purge) -> None:
         def reply(count: int) -> None:

@@ -15,6 +15,7 @@ from pamqp.base import Frame
 
 from amqpbroker.broker.broker import Attached, Broker
 from amqpbroker.broker.channel import Channel
+from amqpbroker.broker.deadlines import Deadline
 from amqpbroker.broker.vhost import VHost
 from amqpbroker.definitions import UserDefinition
 from amqpbroker.errors import ConnectionForced, HardError, InternalError, NotAllowed, SoftError
@@ -69,6 +70,7 @@ class Session(Attached):
         self.own_queues: dict[Queue, None] = {}
         """Exclusive queues: they end with the session."""
         self._blocked = False
+        self._next_tick: Deadline | None = None
         self._transmit = transmit
         self._on_release = on_release
         broker.sessions[self] = None
@@ -188,18 +190,18 @@ class Session(Attached):
         heartbeat_s = self.connection.heartbeat_s
         if heartbeat_s:
             now_s = broker.world.clock.monotonic_s()
-            broker.deadlines.at(now_s + heartbeat_s / 2, self._tick)
+            self._next_tick = broker.deadlines.at(now_s + heartbeat_s / 2, self._tick)
 
     def _tick(self, now_s: float) -> None:
         """Every half heartbeat: speak up, and listen."""
-        if self not in self.broker.sessions:
-            return
         if not self.connection.tick(now_s, listening=not self.held):
             log.warning("connection from %s: missed heartbeats", self.host)
             self.abandon()
             return
         self.broker.turn.speak(self)
-        self.broker.deadlines.at(now_s + self.connection.heartbeat_s / 2, self._tick)
+        self._next_tick = self.broker.deadlines.at(
+            now_s + self.connection.heartbeat_s / 2, self._tick
+        )
 
     def fail(self, error: HardError, index: int = 0) -> None:
         """Close the connection with ``error``."""
@@ -225,6 +227,8 @@ class Session(Attached):
         if self not in self.broker.sessions:
             return
         del self.broker.sessions[self]
+        if self._next_tick is not None:
+            self._next_tick.cancel()
         for channel in list(self.channels.values()):
             self.close_channel(channel)
         for queue in list(self.own_queues):

@@ -1,9 +1,13 @@
 """What mutated streams have brought to light, one by one."""
 
+import gc
+import weakref
+
 import pytest
 from pamqp import commands
 
 from amqpbroker.broker.broker import Broker
+from amqpbroker.broker.deadlines import Deadlines
 from amqpbroker.testing.peer import Peer
 from amqpbroker.world import real_world
 
@@ -57,3 +61,37 @@ def test_a_deprecated_method_is_obeyed_without_a_word(peer: Peer) -> None:
 
     assert peer.received() == []
     assert list(peer.session.channels) == [1]
+
+
+def test_a_connection_that_is_gone_is_forgotten_before_its_next_heartbeat() -> None:
+    broker = Broker(real_world())
+    broker.boot("guest", "guest")
+    peer = Peer(broker).open(1, heartbeat_s=60_000)
+    session = weakref.ref(peer.session)
+
+    peer.session.close()
+    del peer
+    gc.collect()
+
+    assert session() is None
+
+
+def test_deadlines_that_were_cancelled_do_not_gather() -> None:
+    deadlines = Deadlines()
+
+    for _ in range(10_000):
+        deadlines.at(1e9, lambda now_s: None).cancel()
+
+    assert len(deadlines) < 1000
+
+
+@pytest.mark.parametrize("auto_delete", [True, False])
+def test_exclusive_queues_that_were_deleted_are_forgotten(peer: Peer, auto_delete: bool) -> None:
+    name = peer.declare("", exclusive=True, auto_delete=auto_delete)
+    if auto_delete:
+        peer.consume(name, "c")
+        peer.send(commands.Basic.Cancel("c"))
+    else:
+        peer.send(commands.Queue.Delete(queue=name))
+
+    assert not peer.session.own_queues

@@ -444,7 +444,10 @@ class Connection:
             start = position
             if len(raws) >= RUN_MAX or not data.startswith(command, start):
                 break
-            whole = self._whole_content(number, start + skip)
+            try:
+                whole = self._whole_content(number, start + skip)
+            except HardError:
+                break  # It is raised again when its turn comes: what precedes it counts.
             if whole is None or whole[1] is not traits:
                 break
             position, _, body_start = whole
@@ -526,6 +529,8 @@ class Connection:
         elif kind != BODY:
             raise UnexpectedFrame("expected content body, got non content body frame instead")
         else:
+            if end - start == FRAME_OVERHEAD_BYTES:
+                return None  # Empty frames would gather without end.
             content.remaining -= end - start - FRAME_OVERHEAD_BYTES
             if content.remaining < 0:
                 raise FrameError("the body is longer than its header announced")

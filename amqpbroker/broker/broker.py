@@ -1,7 +1,7 @@
 """The broker: definitions come in, sessions work on them."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import attrs
@@ -22,6 +22,8 @@ from amqpbroker.definitions import (
 )
 from amqpbroker.errors import ConnectionForced, HardError
 from amqpbroker.protocol.connection import Limits
+from amqpbroker.queues.classic import ClassicQueues
+from amqpbroker.queues.queue import QueueType
 from amqpbroker.routing.router import predeclared
 from amqpbroker.world import World
 
@@ -72,11 +74,16 @@ class Broker:
     """All virtual hosts and users of a node, and what its sessions share."""
 
     def __init__(
-        self, world: World, limits: BrokerLimits | None = None, name: str = "rabbit@localhost"
+        self,
+        world: World,
+        limits: BrokerLimits | None = None,
+        name: str = "rabbit@localhost",
+        queue_types: Mapping[str, QueueType] | None = None,
     ) -> None:
         self.world = world
         self.limits = limits or BrokerLimits()
         self.name = name
+        self._queue_types = queue_types or {"classic": ClassicQueues()}
         self.turn = Turn()
         self.deadlines = Deadlines()
         self.vhosts: dict[str, VHost] = {}
@@ -106,7 +113,7 @@ class Broker:
     def _put_vhost(self, definition: VHostDefinition) -> None:
         if definition.name in self.vhosts:
             return
-        vhost = VHost(definition.name, self.apply, self.turn.wake)
+        vhost = VHost(definition.name, self._queue_types, self.apply, self.turn.wake)
         self.vhosts[definition.name] = vhost
         for exchange in predeclared(definition.name):
             vhost.put_exchange(exchange)

@@ -5,7 +5,7 @@ an error of RabbitMQ's words or in a `Change`. Changes go through ``Broker.apply
 methods ``put_…`` and ``drop_…`` here; those have no opinion.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from amqpbroker.definitions import (
@@ -24,24 +24,28 @@ from amqpbroker.errors import (
     ResourceLocked,
     Unimplemented,
 )
-from amqpbroker.queues.classic import ClassicQueues
 from amqpbroker.queues.queue import Queue, QueueType
 from amqpbroker.routing.exchange import Headers
 from amqpbroker.routing.router import EXCHANGE_TYPES, Router
 
-QUEUE_TYPES: dict[str, QueueType] = {"classic": ClassicQueues()}
 _LATER_QUEUE_TYPES = ("quorum", "stream")
+_DEFAULT_QUEUE_TYPE = "classic"
 
 
 class VHost:
-    """The exchanges, queues and bindings under one name."""
+    """The exchanges, queues and bindings under one name; ``queue_types`` by `x-queue-type`."""
 
     def __init__(
-        self, name: str, submit: Callable[[Change], None], wake: Callable[[Queue], Any]
+        self,
+        name: str,
+        queue_types: Mapping[str, QueueType],
+        submit: Callable[[Change], None],
+        wake: Callable[[Queue], Any],
     ) -> None:
         self.name = name
         self.router = Router()
         self.queues: dict[str, Queue] = {}
+        self._queue_types = queue_types
         self._submit = submit
         self._wake = wake
 
@@ -90,15 +94,18 @@ class VHost:
         return queue
 
     def _create_queue(self, wanted: QueueDefinition, asker: object) -> Queue:
-        kind = wanted.arguments.get("x-queue-type", "classic")
-        if kind in _LATER_QUEUE_TYPES:
-            raise Unimplemented(f"queues of type '{kind}' are not there yet")
-        if not isinstance(kind, str) or kind not in QUEUE_TYPES:
+        kind = wanted.arguments.get("x-queue-type", _DEFAULT_QUEUE_TYPE)
+        queue_type = self._queue_types.get(kind) if isinstance(kind, str) else None
+        if queue_type is None:
+            if kind in _LATER_QUEUE_TYPES:
+                raise Unimplemented(
+                    f"queues of type '{kind}' are not there yet: declare the type 'classic'"
+                )
             raise PreconditionFailed(
                 f"invalid arg 'x-queue-type' for queue '{wanted.name}' in vhost '{self.name}':"
                 f" \"unsupported queue type '{kind}'\""
             )
-        QUEUE_TYPES[kind].check(wanted.arguments)
+        queue_type.check(wanted.arguments)
         self._submit(put(wanted))
         queue = self.queues[wanted.name]
         if wanted.exclusive:
@@ -205,7 +212,7 @@ class VHost:
 
     def put_queue(self, definition: QueueDefinition) -> None:
         """Carry out a change."""
-        kind = QUEUE_TYPES[definition.arguments.get("x-queue-type", "classic")]
+        kind = self._queue_types[definition.arguments.get("x-queue-type", _DEFAULT_QUEUE_TYPE)]
         self.queues[definition.name] = kind.open(definition, self._wake)
 
     def drop_queue(self, definition: QueueDefinition) -> None:

@@ -10,6 +10,8 @@ import trio
 from amqpbroker.broker.broker import Broker, BrokerLimits
 from amqpbroker.errors import ConfigError, ConnectionForced
 from amqpbroker.protocol.connection import Limits
+from amqpbroker.queues.classic import ClassicQueues
+from amqpbroker.queues.queue import QueueType
 from amqpbroker.server.amqp import AmqpConnection
 from amqpbroker.server.config import Config
 from amqpbroker.world import Listener, World, real_world
@@ -29,7 +31,9 @@ class Node:
     def __init__(self, config: Config | None = None, world: World | None = None) -> None:
         self.config = config or Config()
         self.world = world or real_world()
-        self.broker = Broker(self.world, _limits(self.config), self.config.name)
+        self.broker = Broker(
+            self.world, _limits(self.config), self.config.name, _queue_types(self.config)
+        )
         self._listener: Listener | None = None
         self._tick_lot = trio.lowlevel.ParkingLot()
         self._served = 0
@@ -140,6 +144,15 @@ class Node:
         limit = int(memory.total_bytes() * self.config.vm_memory_high_watermark)
         self.broker.check_memory(memory.used_bytes(), limit)
         self.broker.deadlines.at(now_s + _MEMORY_CHECK_S, self._watch_memory)
+
+
+def _queue_types(config: Config) -> dict[str, QueueType]:
+    """Classic queues; and, where nothing outlives the node anyway, quorum queues that are classic.
+
+    What a quorum queue promises beyond a classic one is that it survives; in memory neither does.
+    """
+    classic: QueueType = ClassicQueues()
+    return {"classic": classic} | ({"quorum": classic} if config.memory else {})
 
 
 def _limits(config: Config) -> BrokerLimits:

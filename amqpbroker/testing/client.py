@@ -45,18 +45,26 @@ class Client:
 
     @classmethod
     async def connect(
-        cls, network: Network, address: tuple[str, int], *channels: int, vhost: str = "/"
+        cls,
+        network: Network,
+        address: tuple[str, int],
+        *channels: int,
+        vhost: str = "/",
+        heartbeat_s: int = 0,
     ) -> Self:
         """Connect, log in as guest, open ``vhost`` and ``channels``."""
         client = cls(await network.connect(*address))
         await client.send_bytes(PROTOCOL_HEADER)
         await client.wait_for(commands.Connection.Start)
-        capabilities: dict[str, Any] = {"capabilities": {"consumer_cancel_notify": True}}
+        capabilities: dict[str, Any] = {
+            "capabilities": {"consumer_cancel_notify": True, "connection.blocked": True}
+        }
         await client.send(
             commands.Connection.StartOk(capabilities, "PLAIN", "\0guest\0guest", "en_US"), 0
         )
         tune = await client.wait_for(commands.Connection.Tune)
-        await client.send(commands.Connection.TuneOk(tune.channel_max, tune.frame_max, 0), 0)
+        agreed = commands.Connection.TuneOk(tune.channel_max, tune.frame_max, heartbeat_s)
+        await client.send(agreed, 0)
         await client.call(commands.Connection.Open(vhost), commands.Connection.OpenOk, 0)
         for channel in channels:
             await client.call(commands.Channel.Open(), commands.Channel.OpenOk, channel)
@@ -86,8 +94,8 @@ class Client:
         content = encode_content(channel, b"\0\0", body, 131072)
         await self.send_bytes(encode_method(channel, method) + content)
 
-    async def wait_for(self, kind: type[Frame]) -> Any:
-        """Wait for a method of ``kind``.
+    async def wait_for(self, kind: type) -> Any:
+        """Wait for a method of ``kind``, or for a `Content`.
 
         Others gather in `inbox`. Raises `ConnectionError` at the end.
         """

@@ -48,7 +48,7 @@ async def busy_minute(sim: Simulation) -> str:
             for _ in range(sim.random.randint(1, 40)):
                 content = None
                 with trio.move_on_after(1):
-                    content = await delivery(client)
+                    content = await client.wait_for(Content)
                 if content is None:
                     break  # Nothing comes any more: perhaps too much is unsettled.
                 body = content.body
@@ -69,14 +69,6 @@ async def busy_minute(sim: Simulation) -> str:
                     if len(settled) == PUBLISHERS * MESSAGES:
                         done.set()
             client.stream.close()
-
-    async def delivery(client: Client) -> Content:
-        while True:
-            for place, (_, item) in enumerate(client.inbox):
-                if isinstance(item, Content):
-                    del client.inbox[place]
-                    return item
-            await client.receive()
 
     async with Node(Config(listen="127.0.0.1:0"), sim.world) as node:
         client = await Client.connect(sim.network, node.address, 1)

@@ -1,0 +1,103 @@
+"""Where settings come from, and what a wrong one is told."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from amqpbroker.errors import ConfigError
+from amqpbroker.server.config import Config, load_config
+
+
+def refused(
+    flags: dict[str, Any] | None = None,
+    environment: dict[str, str] | None = None,
+    file: Path | None = None,
+) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_config(flags or {}, environment or {}, file)
+    text = str(caught.value)
+    assert "\n" not in text
+    return text
+
+
+def written(path: Path, text: str) -> Path:
+    file = path / "broker.toml"
+    file.write_text(text)
+    return file
+
+
+def test_without_settings_the_defaults_hold() -> None:
+    config = load_config({}, {})
+
+    assert config.listen == ("127.0.0.1", 5672)
+    assert config.name.startswith("rabbit@")
+    assert config == Config()
+
+
+def test_flags_beat_the_environment_that_beats_the_file(tmp_path: Path) -> None:
+    file = written(tmp_path, 'name = "rabbit@file"\nlisten = "127.0.0.1:1"\nheartbeat_s = 7\n')
+    environment = {"AMQPBROKER_NAME": "rabbit@environment", "AMQPBROKER_LISTEN": "127.0.0.1:2"}
+
+    config = load_config({"name": "rabbit@flag", "listen": None}, environment, file)
+
+    assert (config.name, config.listen[1], config.heartbeat_s) == ("rabbit@flag", 2, 7)
+
+
+def test_the_environment_is_read_as_numbers_and_truths() -> None:
+    environment = {
+        "AMQPBROKER_MEMORY": "true",
+        "AMQPBROKER_CHANNEL_MAX": "5",
+        "AMQPBROKER_VM_MEMORY_HIGH_WATERMARK": "0.5",
+        "AMQPBROKER_SOMETHING_ELSE": "is not ours to judge",
+    }
+
+    config = load_config({}, environment)
+
+    assert (config.memory, config.channel_max, config.vm_memory_high_watermark) == (True, 5, 0.5)
+
+
+def test_an_ipv6_address_stands_in_brackets() -> None:
+    assert load_config({"listen": "[::1]:5672"}, {}).listen == ("::1", 5672)
+
+
+@pytest.mark.parametrize("address", ["5672", "localhost", ":5672", "localhost:amqp", "a:99999"])
+def test_a_wrong_address_is_told_what_an_address_is(address: str) -> None:
+    assert "must be HOST:PORT, like 127.0.0.1:5672" in refused({"listen": address})
+
+
+def test_an_unknown_key_is_told_which_there_are(tmp_path: Path) -> None:
+    text = refused(file=written(tmp_path, "lisen = '127.0.0.1:5672'"))
+
+    assert "no setting 'lisen'" in text
+    assert "listen" in text
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ("listen = 5672", "listen must be text"),
+        ("name = ''", "name must be text"),
+        ("memory = 'yes'", "memory must be true or false"),
+        ("heartbeat_s = -1", "heartbeat_s must be a whole number"),
+        ("frame_max = 100", "frame_max must be between 4096"),
+        ("channel_max = 70000", "channel_max must be between 1 and 65535"),
+        ("connections_max = 0", "connections_max must be a number above 0"),
+        ("vm_memory_high_watermark = 2", "must be a number above 0 and up to 1"),
+        ("log_level = 'loud'", "log_level"),
+    ],
+)
+def test_a_wrong_value_is_told_what_is_right(tmp_path: Path, line: str, complaint: str) -> None:
+    assert complaint in refused(file=written(tmp_path, line))
+
+
+def test_a_file_that_is_not_there_or_not_toml_is_named(tmp_path: Path) -> None:
+    assert "cannot read" in refused(file=tmp_path / "none.toml")
+    assert "is not TOML" in refused(file=written(tmp_path, "listen ="))
+
+
+@pytest.mark.parametrize(
+    ("variable", "text"), [("AMQPBROKER_MEMORY", "perhaps"), ("AMQPBROKER_FRAME_MAX", "big")]
+)
+def test_a_wrong_variable_is_named(variable: str, text: str) -> None:
+    assert f"{variable} is '{text}'" in refused(environment={variable: text})

@@ -1,0 +1,111 @@
+"""A node in the simulated world: it starts, serves, and stops in bounded time."""
+
+import pytest
+import trio
+from pamqp import commands
+
+from amqpbroker.errors import ConfigError
+from amqpbroker.server.config import Config
+from amqpbroker.server.node import Node
+from amqpbroker.testing.client import Client, Content
+from amqpbroker.testing.world import Simulation, simulate
+
+CONFIG = Config(memory=True, listen="127.0.0.1:5672", shutdown_timeout_s=5)
+
+
+def test_a_port_in_use_is_said_with_what_to_do() -> None:
+    async def scenario(sim: Simulation) -> str:
+        async with Node(CONFIG, sim.world):
+            try:
+                async with Node(CONFIG, sim.world):
+                    raise AssertionError("two nodes cannot have one port")
+            except ConfigError as error:
+                return str(error)
+
+    text = simulate(1, scenario)
+
+    assert "127.0.0.1:5672" in text
+    assert "--listen 127.0.0.1:PORT" in text
+
+
+def test_stopping_tells_clients_why_and_does_not_wait_for_the_deaf() -> None:
+    async def scenario(sim: Simulation) -> tuple[int, float]:
+        async with Node(CONFIG, sim.world) as node:
+            polite = await Client.connect(sim.network, node.address, 1)
+            await Client.connect(sim.network, node.address, 1)  # It will not answer.
+            stopped_s = trio.current_time()
+        close = await polite.wait_for(commands.Connection.Close)
+        return close.reply_code, trio.current_time() - stopped_s
+
+    code, took_s = simulate(2, scenario)
+
+    assert code == 320
+    assert took_s < 5.1
+
+
+def test_a_peer_that_goes_silent_is_dropped_after_two_heartbeats() -> None:
+    async def scenario(sim: Simulation) -> float:
+        async with Node(CONFIG, sim.world) as node:
+            client = await Client.connect(sim.network, node.address, 1, heartbeat_s=10)
+            start_s = trio.current_time()
+            with pytest.raises(ConnectionError):
+                await client.wait_for(commands.Connection.Close)
+            return trio.current_time() - start_s
+
+    assert 20 <= simulate(3, scenario) <= 26
+
+
+def test_a_cut_connection_gives_its_messages_back_at_once() -> None:
+    async def scenario(sim: Simulation) -> bool:
+        async with Node(CONFIG, sim.world) as node:
+            lost = await Client.connect(sim.network, node.address, 1)
+            await lost.call(commands.Queue.Declare(queue="q"), commands.Queue.DeclareOk)
+            await lost.publish("q", b"once more")
+            await lost.send(commands.Basic.Consume(queue="q", consumer_tag="lost"))
+            await lost.wait_for(Content)
+            other = await Client.connect(sim.network, node.address, 1)
+            await other.send(commands.Basic.Consume(queue="q", consumer_tag="other"))
+            lost.stream.cut()
+            return bool((await other.wait_for(Content)).method.redelivered)
+
+    assert simulate(4, scenario)
+
+
+def test_under_the_memory_alarm_a_publisher_is_blocked_and_a_consumer_served() -> None:
+    async def scenario(sim: Simulation) -> list[str]:
+        seen = []
+        async with Node(CONFIG, sim.world) as node:
+            publisher = await Client.connect(sim.network, node.address, 1)
+            consumer = await Client.connect(sim.network, node.address, 1)
+            await consumer.call(commands.Queue.Declare(queue="q"), commands.Queue.DeclareOk)
+            await consumer.send(commands.Basic.Consume(queue="q", consumer_tag="c", no_ack=True))
+            sim.memory.used = sim.memory.total
+            await trio.sleep(1)
+            await publisher.publish("q", b"the last before the alarm bites")
+            blocked = await publisher.wait_for(commands.Connection.Blocked)
+            seen.append(blocked.reason)
+            await publisher.publish("q", b"held back")
+            seen.append((await consumer.wait_for(Content)).body.decode())
+            sim.memory.used = 0
+            await publisher.wait_for(commands.Connection.Unblocked)
+            seen.append((await consumer.wait_for(Content)).body.decode())
+        return seen
+
+    assert simulate(5, scenario) == [
+        "low on memory",
+        "the last before the alarm bites",
+        "held back",
+    ]
+
+
+def test_a_node_in_memory_takes_quorum_queues_as_classic_ones() -> None:
+    async def scenario(sim: Simulation) -> str:
+        async with Node(CONFIG, sim.world) as node:
+            client = await Client.connect(sim.network, node.address, 1)
+            declare = commands.Queue.Declare(
+                queue="q", durable=True, arguments={"x-queue-type": "quorum"}
+            )
+            answer = await client.call(declare, commands.Queue.DeclareOk)
+            return str(answer.queue)
+
+    assert simulate(6, scenario) == "q"

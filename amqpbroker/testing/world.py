@@ -3,13 +3,13 @@
 Time is trio's mock clock, which jumps as soon as nobody has anything to do: a simulated minute
 takes as long as its events. The network carries octets between tasks; how long they travel, and
 into which pieces they are cut, the seed decides, as it decides the order in which trio runs tasks
-that are ready together. The same seed gives the same run, octet for octet: `Trace` says so.
+that are ready together, and what a crash leaves of a disk. The same seed gives the same run, octet
+for octet: `Trace` says so.
 
 trio offers no public way to seed its scheduler. The two names used here are those that its own
 tests and pytest-trio rely on; a test of ours fails when they go.
 """
 
-import hashlib
 import random
 from collections.abc import Awaitable, Callable
 from heapq import heappop, heappush
@@ -21,30 +21,14 @@ import trio
 import trio.testing
 from trio._core import _run
 
+from amqpbroker.testing.sim_disk import SimDisk
+from amqpbroker.testing.trace import Trace
 from amqpbroker.world import Clock, Listener, Memory, Network, Stream, World
 
 Result = TypeVar("Result")
 
 _WALL_START_MS = 1_700_000_000_000
 _PIPE_BYTES_MAX = 64 * 1024
-
-
-class Trace:
-    """What happened, as one hash: two runs with the same `digest` were the same run."""
-
-    def __init__(self) -> None:
-        self.events = 0
-        self._hash = hashlib.sha256()
-
-    def note(self, *event: object) -> None:
-        """Add an event; it must not hold anything that differs between processes."""
-        self.events += 1
-        self._hash.update(repr(event).encode())
-
-    @property
-    def digest(self) -> str:
-        """The hash of all events so far."""
-        return self._hash.hexdigest()
 
 
 class SimClock(Clock):
@@ -248,6 +232,7 @@ class Simulation:
     seed: int
     world: World
     network: SimNetwork
+    disk: SimDisk
     memory: SimMemory
     trace: Trace
     random: random.Random
@@ -267,12 +252,13 @@ def simulate(
         trace = Trace()
         network = SimNetwork(random.Random(f"network {seed}"), trace)
         memory = SimMemory()
-        world = World(SimClock(), network, memory, random.Random(f"world {seed}"))
+        disk = SimDisk(random.Random(f"disk {seed}"), trace)
+        world = World(SimClock(), network, disk, memory, random.Random(f"world {seed}"))
         own = random.Random(f"scenario {seed}")
         async with trio.open_nursery() as nursery:
             nursery.start_soon(network.run)
             with trio.fail_after(seconds_max):
-                result = await scenario(Simulation(seed, world, network, memory, trace, own))
+                result = await scenario(Simulation(seed, world, network, disk, memory, trace, own))
             nursery.cancel_scope.cancel()
         return result
 

@@ -1,0 +1,92 @@
+"""The network as it is: TCP."""
+
+import errno
+import socket
+from collections.abc import Awaitable, Callable
+
+import trio
+
+from amqpbroker.world.contracts import Listener, Network, Stream
+
+
+class _SocketStream(Stream):
+    """A TCP connection; non-blocking, without Nagle's delay."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._socket = sock
+        self.peer = sock.getpeername()[:2]
+        self.local = sock.getsockname()[:2]
+
+    async def receive_some(self, bytes_max: int) -> bytes:
+        await trio.lowlevel.checkpoint()
+        while True:
+            try:
+                return self._socket.recv(bytes_max)
+            except BlockingIOError:
+                await self._wait(trio.lowlevel.wait_readable)
+
+    def send_nowait(self, data: bytes | memoryview) -> int:
+        try:
+            return self._socket.send(data)
+        except BlockingIOError:
+            return 0
+
+    async def wait_writable(self) -> None:
+        await self._wait(trio.lowlevel.wait_writable)
+
+    async def _wait(self, wait: Callable[[socket.socket], Awaitable[None]]) -> None:
+        """Wait on the socket; closing it meanwhile is a lost connection like any other."""
+        try:
+            await wait(self._socket)
+        except trio.ClosedResourceError as error:
+            raise OSError(errno.ECONNRESET, "the connection was closed") from error
+
+    def close(self) -> None:
+        if self._socket.fileno() != -1:
+            trio.lowlevel.notify_closing(self._socket)
+            self._socket.close()
+
+
+class _SocketListener(Listener):
+    """A listening TCP socket."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock
+        self.address = sock.getsockname()[:2]
+
+    async def accept(self) -> Stream:
+        while True:
+            await trio.lowlevel.wait_readable(self._socket)
+            try:
+                sock, _ = self._socket.accept()
+                return _SocketStream(sock)
+            except BlockingIOError:
+                continue  # Another process, or nobody, took it meanwhile.
+
+    def close(self) -> None:
+        if self._socket.fileno() != -1:
+            trio.lowlevel.notify_closing(self._socket)
+            self._socket.close()
+
+
+class SocketNetwork(Network):
+    """TCP."""
+
+    async def listen(self, host: str, port: int) -> Listener:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            sock.setblocking(False)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind((host, port))
+            sock.listen(1024)
+        except BaseException:
+            sock.close()
+            raise
+        return _SocketListener(sock)
+
+    async def connect(self, host: str, port: int) -> Stream:
+        stream = await trio.open_tcp_stream(host, port)
+        return _SocketStream(socket.socket(fileno=stream.socket.detach()))

@@ -114,3 +114,9 @@ class ConfirmWindow:
         self._account(-sum(run.size for run in self._open))
         self._open = []
         self.confirming = False
+        # Nothing leads in a circle: the channel is freed at once.
+        self._account = self._ack = _ignore
+
+
+def _ignore(*_: object) -> None:
+    """What a closed window has to say."""

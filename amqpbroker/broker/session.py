@@ -236,6 +236,13 @@ class Session(Attached):
                 self.vhost.delete_queue(queue.definition.name, self)
         self.own_queues.clear()
 
+    def let_go(self) -> None:
+        """The stream is closed: nothing leads in a circle any more, and all is freed at once.
+
+        Full collections are rare in a node; a connection must not wait for one.
+        """
+        self._transmit = self._on_release = _nothing
+
     # -- sending -------------------------------------------------------------------------------
 
     @property
@@ -307,3 +314,7 @@ class Session(Attached):
         if self.connection.capabilities.get("connection.blocked") is True:
             self.connection.send_method(0, method)
             self.broker.turn.speak(self)
+
+
+def _nothing() -> None:
+    """What a session does that is over."""

@@ -37,6 +37,8 @@ class Turn:
     """
 
     def __init__(self) -> None:
+        self.number = 0
+        """Turns that were run."""
         self._queues: dict[Queue, None] = {}
         self._windows: dict[Confirming, None] = {}
         self._speakers: dict[Speaker, None] = {}
@@ -58,6 +60,7 @@ class Turn:
 
         Whether there is more: then come again after a checkpoint.
         """
+        self.number += 1
         queues = self._queues
         work = WORK_MAX
         while queues and work > 0:

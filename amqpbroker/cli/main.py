@@ -1,9 +1,9 @@
 """The command ``amqpbroker``."""
 
-import gc
 import importlib
 import logging
 import os
+import resource
 import signal
 import sys
 from pathlib import Path
@@ -14,7 +14,9 @@ import trio
 
 from amqpbroker import __version__
 from amqpbroker.errors import ConfigError
+from amqpbroker.server.collector import collect_when_idle
 from amqpbroker.server.config import Config, load_config
+from amqpbroker.server.node import Node
 
 EXIT_CONFIG = 78
 EXIT_USAGE = 64
@@ -53,26 +55,24 @@ def serve(file: Path | None, **flags: Any) -> None:
 
 
 async def _serve(config: Config) -> None:
-    from amqpbroker.server.node import Node
-
+    _raise_file_limit()
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async with Node(config) as node:
-            _tame_collector()
+        async with Node(config) as node, trio.open_nursery() as nursery:
+            nursery.start_soon(collect_when_idle, node.broker.turn)
             click.echo(f"amqpbroker ready: amqp={node.url} name={config.name}")
             async for number in signals:
                 log.info("stopping: %s", signal.Signals(number).name)
                 break
+            nursery.cancel_scope.cancel()
 
 
-def _tame_collector() -> None:
-    """Full collections walk every record and stop the node meanwhile.
-
-    They do not start by themselves.
-    """
-    gc.collect()
-    gc.freeze()
-    young, middle, _ = gc.get_threshold()
-    gc.set_threshold(young * 10, middle, 1_000_000)
+def _raise_file_limit() -> None:
+    """Every connection is an open file: take as many as the system lets this process have."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    except (OSError, ValueError):
+        log.info("the limit of open files could not be raised to %d", most)
 
 
 @cli.command(context_settings={"ignore_unknown_options": True}, add_help_option=False)

@@ -196,6 +196,7 @@ class ClassicQueue(Queue):
         for consumer in consumers:
             consumer.cancelled()
         self._log_advanced()  # Nobody waits for the commit of a message that is gone.
+        self._log.on_advance = None  # Nothing leads in a circle: the queue is freed at once.
         return count
 
     def stat(self) -> QueueStat:

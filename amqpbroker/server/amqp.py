@@ -65,6 +65,7 @@ class AmqpConnection:
             # What the end set in motion (messages go back to queues) is nobody else's to finish.
             with trio.CancelScope(shield=True):
                 await self._run_turns()
+            self._session.let_go()
 
     def _check_handshake(self, now_s: float) -> None:
         if self._connection.state not in (State.RUNNING, State.CLOSING):

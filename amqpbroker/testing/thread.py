@@ -97,7 +97,7 @@ class BrokerThread:
             self._ready.set()
 
     async def _serve(self) -> None:
-        config = Config(memory=True, listen="127.0.0.1:0", shutdown_timeout_s=1.0)
+        config = Config(memory=True, listen="127.0.0.1:0", shutdown_timeout_s=0.1)
         async with Node(config) as node:
             self.port = node.address[1]
             self._broker = node.broker

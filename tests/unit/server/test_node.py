@@ -1,12 +1,18 @@
 """A node in the simulated world: it starts, serves, and stops in bounded time."""
 
+import gc
+
 import pytest
 import trio
 from pamqp import commands
 
+from amqpbroker.broker.channel import Channel
+from amqpbroker.broker.session import Session
 from amqpbroker.errors import ConfigError
+from amqpbroker.queues.classic import ClassicQueue
 from amqpbroker.server.config import Config
 from amqpbroker.server.node import Node
+from amqpbroker.storage.log import MemoryLog
 from amqpbroker.testing.client import Client, Content
 from amqpbroker.testing.world import Simulation, simulate
 
@@ -69,6 +75,29 @@ def test_a_cut_connection_gives_its_messages_back_at_once() -> None:
             return bool((await other.wait_for(Content)).method.redelivered)
 
     assert simulate(4, scenario)
+
+
+def test_a_connection_that_ends_leaves_nothing_for_the_collector() -> None:
+    async def scenario(sim: Simulation) -> int:
+        async with Node(CONFIG, sim.world) as node:
+            gc.collect()
+            gc.disable()
+            try:
+                for number in range(3):
+                    client = await Client.connect(sim.network, node.address, 1)
+                    queue = f"q{number}"
+                    await client.send(commands.Queue.Declare(queue=queue, exclusive=True))
+                    await client.publish(queue, b"left behind")
+                    await client.send(commands.Basic.Consume(queue=queue, consumer_tag="c"))
+                    await client.wait_for(Content)
+                    client.stream.close()
+                await trio.sleep(1)
+                kinds = (Session, Channel, ClassicQueue, MemoryLog)
+                return sum(isinstance(thing, kinds) for thing in gc.get_objects())
+            finally:
+                gc.enable()
+
+    assert simulate(7, scenario) == 0
 
 
 def test_under_the_memory_alarm_a_publisher_is_blocked_and_a_consumer_served() -> None:

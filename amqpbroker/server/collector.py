@@ -1,0 +1,33 @@
+"""When Python's garbage collector may look at everything.
+
+A full collection walks every record of the process and stops the node meanwhile. What the broker is
+done with it frees at once, by counting references, so there is next to nothing for the collector to
+find; it is kept from full collections while there is work, and does them when there is none.
+"""
+
+import gc
+
+import trio
+
+from amqpbroker.broker.turn import Turn
+
+_IDLE_S = 5.0
+_IDLE_TURNS_MAX = 50
+_NEVER = 1 << 30
+
+
+async def collect_when_idle(turn: Turn) -> None:
+    """Keep the collector quiet; every few seconds, if hardly a turn was run in them, collect."""
+    gc.collect()
+    gc.freeze()  # What is there from the start stays: modules, classes, caches.
+    young, middle, full = gc.get_threshold()
+    gc.set_threshold(young * 10, middle, _NEVER)
+    try:
+        while True:
+            before = turn.number
+            await trio.sleep(_IDLE_S)
+            if turn.number - before <= _IDLE_TURNS_MAX and gc.get_count()[2]:
+                gc.collect()
+    finally:
+        gc.set_threshold(young, middle, full)
+        gc.unfreeze()

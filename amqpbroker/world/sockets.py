@@ -61,9 +61,12 @@ class _SocketListener(Listener):
             await trio.lowlevel.wait_readable(self._socket)
             try:
                 sock, _ = self._socket.accept()
+            except (BlockingIOError, ConnectionAbortedError):
+                continue  # Another process took it meanwhile, or the peer thought better of it.
+            try:
                 return _SocketStream(sock)
-            except BlockingIOError:
-                continue  # Another process, or nobody, took it meanwhile.
+            except OSError:
+                sock.close()  # The peer has gone again.
 
     def close(self) -> None:
         if self._socket.fileno() != -1:

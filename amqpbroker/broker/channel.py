@@ -16,6 +16,7 @@ from pamqp import commands
 from pamqp.base import Frame
 
 from amqpbroker.broker.confirms import ConfirmWindow
+from amqpbroker.broker.turn import WORK_MAX
 from amqpbroker.broker.unsettled import Delivered, Unsettled
 from amqpbroker.broker.vhost import VHost
 from amqpbroker.definitions import BindingDefinition, ExchangeDefinition, QueueDefinition
@@ -246,14 +247,20 @@ class Channel:
             route = self._find_route(event)
         origin = route.origin
         if origin.traits is not event.traits:
-            origin = attrs.evolve(origin, traits=event.traits)
+            origin = self._origin(event, origin.address)
+        work = len(raws) * len(route.queues)
+        if work > WORK_MAX and len(raws) > 1:
+            part = max(1, WORK_MAX // len(route.queues))
+            self.session.put_back(Publish(self.number, method, event.traits, raws[part:]))
+            raws = raws[:part]
+            work = part * len(route.queues)
         targets = []
         for queue in route.queues:
             targets.append((queue, queue.publish(origin, raws)))
         if not targets and method.mandatory:
             self._return(origin, raws)
         self._window.published(raws, targets)
-        return len(raws) * (len(targets) or 1)
+        return work or len(raws)
 
     def _find_route(self, event: Publish) -> Route:
         """Work out a route.
@@ -270,18 +277,23 @@ class Channel:
             source = exchange
         else:
             source = queues[0]
-        origin = Origin(
-            method.exchange,
-            method.routing_key,
-            encode_address(method.exchange, method.routing_key),
-            self.number,
-            self.session.connection.frame_max,
-            event.traits,
-        )
+        origin = self._origin(event, encode_address(method.exchange, method.routing_key))
         route = Route(source, source.version, origin, queues)
         if exchange.type.cacheable and (method.exchange or queues):
             self._remember(method, route)
         return route
+
+    def _origin(self, event: Publish, address: bytes) -> Origin:
+        """What the messages of ``event`` share."""
+        method = event.method
+        return Origin(
+            method.exchange,
+            method.routing_key,
+            address,
+            self.number,
+            self.session.connection.frame_max,
+            event.traits,
+        )
 
     def _exchange_to_publish(self, name: str) -> Exchange:
         """The exchange, if it is there and peers may publish to it."""

@@ -70,6 +70,7 @@ class Session(Attached):
         self.own_queues: dict[Queue, None] = {}
         """Exclusive queues: they end with the session."""
         self._blocked = False
+        self._rest: Publish | None = None
         self._next_tick: Deadline | None = None
         self._transmit = transmit
         self._on_release = on_release
@@ -83,15 +84,22 @@ class Session(Attached):
         work = 0
         self._look_what_holds()
         while work < work_max and not self.held:
-            try:
-                event = next_event()
-            except HardError as error:
-                self.fail(error)
-                return False
+            event: Event | None = self._rest
+            self._rest = None
+            if event is None:
+                try:
+                    event = next_event()
+                except HardError as error:
+                    self.fail(error)
+                    return False
             if event is None:
                 return False
             work += self.handle(event)
         return True
+
+    def put_back(self, rest: Publish) -> None:
+        """``rest`` of a run was too much for one turn: it comes before all that follows it."""
+        self._rest = rest
 
     def handle(self, event: Event) -> int:
         """Do what the peer asks; the work it was, in messages times destinations."""
@@ -145,6 +153,8 @@ class Session(Attached):
         if self.channels.pop(channel.number, None) is not None:
             self.parked_bytes -= channel.close()
             self.congested.pop(channel, None)
+            if self._rest is not None and self._rest.channel == channel.number:
+                self._rest = None
             self.release()
 
     def replay(self, channel: Channel) -> None:
@@ -153,6 +163,9 @@ class Session(Attached):
             event, size = channel.parked.popleft()
             self.parked_bytes -= size
             self._act(channel, event)
+            if self._rest is not None:
+                channel.parked.appendleft((self._rest, 0))
+                self._rest = None
         self.broker.turn.speak(self)
         self.release()
 

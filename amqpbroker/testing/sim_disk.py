@@ -237,10 +237,10 @@ class SimDisk(Disk):
         """
         if self.down:
             return
-        self._trace.note("disk", "crash", self.calls)
         self.down = True
         self._crash_at = None
         self._root.lose_power(self._random)
+        self._trace.note("disk", "crash", self.calls, sorted(_found(self._root)))
 
     def restart(self) -> None:
         """Start the machine after a crash, or else only the process, which loses nothing.
@@ -251,7 +251,7 @@ class SimDisk(Disk):
         self.down = False
 
     @contextmanager
-    def call(self, what: str, path: str, *details: int | str) -> Iterator[OSError | None]:
+    def call(self, what: str, path: str, *details: float | str) -> Iterator[OSError | None]:
         """Count and note a call; the error with which it is to fail.
 
         The power fails, if it is to, when the call has done its work.
@@ -270,7 +270,7 @@ class SimDisk(Disk):
                 raise SimCrash(path)
 
     @contextmanager
-    def sure_call(self, what: str, path: str, *details: int | str) -> Iterator[None]:
+    def sure_call(self, what: str, path: str, *details: float | str) -> Iterator[None]:
         """Such a call that does nothing when it is to fail."""
         with self.call(what, path, *details) as fault:
             if fault is not None:
@@ -281,9 +281,10 @@ class SimDisk(Disk):
         """Bring to the disk, some time later, what has been changed until now."""
         starts = self.starts
         changes = stored.changes
-        with self.call(what, path) as fault:
+        delay_s = self._random.random() * self.sync_s_max
+        with self.call(what, path, delay_s) as fault:
             with trio.CancelScope(shield=True):
-                await trio.sleep(self._random.random() * self.sync_s_max)
+                await trio.sleep(delay_s)
             if self.down or starts != self.starts:
                 raise SimCrash(path)
             if fault is not None:
@@ -387,6 +388,16 @@ def _file(node: _Node | None, path: str) -> _Content:
     if isinstance(node, _Folder):
         raise _error(errno.EISDIR, path)
     return node
+
+
+def _found(folder: _Folder, path: str = "") -> Iterator[tuple[str, int, int]]:
+    """Path, size and checksum of everything in a folder."""
+    for name, node in folder.seen.items():
+        if isinstance(node, _Content):
+            yield f"{path}/{name}", len(node.seen), zlib.crc32(node.seen)
+        else:
+            yield f"{path}/{name}/", 0, 0
+            yield from _found(node, f"{path}/{name}")
 
 
 def _used_bytes(folder: _Folder) -> int:

@@ -180,9 +180,12 @@ class VHost:
         self._submit(put(binding))
 
     def unbind(self, binding: BindingDefinition, asker: object) -> None:
-        """Unbind a queue; a binding that is not there is no fault (RabbitMQ)."""
-        self._check_binding(binding, asker)
-        self._submit(delete(binding))
+        """Unbind a queue; a binding, or an end of it, that is not there is no fault (RabbitMQ)."""
+        _check_not_default(binding.source)
+        if binding.destination in self.queues:
+            self.queue(binding.destination, asker)
+            if binding.source in self.router.exchanges:
+                self._submit(delete(binding))
 
     def _check_binding(self, binding: BindingDefinition, asker: object) -> None:
         _check_not_default(binding.source)

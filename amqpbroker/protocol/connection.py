@@ -233,8 +233,6 @@ class Connection:
             return Closed(True, method.reply_code or 0, method.reply_text)
         act = _handshake.get((self.state, type(method)))
         if act is None:
-            if self.state is State.RUNNING and method.index >> 16 == 10:
-                raise ChannelError("unexpected method in connection state running")
             raise ChannelError(f"unexpected method in connection state {self.state.name.lower()}")
         return act(self, method)
 
@@ -632,7 +630,7 @@ def _check_agreed(name: str, value: int, least: int, most: int) -> None:
             f"negotiated {name} = {value} is lower than the minimum allowed value ({least})"
         )
     if most and (not value or value > most):
-        shown = f"{value}" if value else "0 (no limit)"
+        shown = f"{value} (no limit)" if name == "channel_max" and not value else f"{value}"
         raise NotAllowed(
             f"negotiated {name} = {shown} is higher than the maximum allowed value ({most})"
         )

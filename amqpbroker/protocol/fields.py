@@ -45,7 +45,7 @@ _FIXED: dict[int, tuple[struct.Struct, Callable[[Any], Any] | None]] = {
     ord("d"): (struct.Struct(">d"), None),
     ord("T"): (struct.Struct(">Q"), _timestamp),
 }
-_SCALE_AND_NUMBER = struct.Struct(">BI")
+_SCALE_AND_NUMBER = struct.Struct(">Bi")
 
 
 def read_shortstr(data: bytes, position: int) -> tuple[str, int]:

@@ -82,7 +82,8 @@ def decode_method(payload: bytes) -> Frame:
     """The method in a method frame's ``payload``.
 
     Long strings stay bytes. Raises `CommandInvalid` if the method is unknown, `FrameError` if an
-    argument is malformed or missing; octets behind the last argument are ignored.
+    argument is malformed or missing, or if octets follow the last one: RabbitMQ takes none, and a
+    payload that is kept as a key must not grow by what nobody reads.
     """
     if len(payload) < 4:
         raise FrameError("cannot decode: a method frame without a method")
@@ -116,4 +117,6 @@ def decode_method(payload: bytes) -> Frame:
             value = form.unpack_from(payload, position)[0]
             position += form.size
         setattr(method, name, value)
+    if position + (bit > 0) != len(payload):
+        raise FrameError(f"cannot decode: {method.name} does not end where it should")
     return method

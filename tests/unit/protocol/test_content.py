@@ -1,0 +1,303 @@
+"""Property blocks, and the frames that carry messages to clients."""
+
+import struct
+from datetime import UTC, datetime
+from typing import Any
+
+import pamqp.frame
+import pamqp.header
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pamqp import commands
+
+from amqpbroker.errors import FrameError
+from amqpbroker.protocol.content import (
+    PERSISTENT,
+    PLAIN,
+    delivery_prefix,
+    delivery_suffix,
+    encode_address,
+    encode_content,
+    encode_deliveries,
+    encode_get_ok,
+    encode_return,
+    read_properties,
+    reframe,
+)
+from amqpbroker.protocol.frames import BODY, FRAME_HEADER, HEADER, frame
+
+property_test = settings(max_examples=200, derandomize=True, deadline=None)
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40)
+PROPERTIES: dict[str, st.SearchStrategy[Any]] = {
+    "content_type": TEXTS,
+    "content_encoding": TEXTS,
+    "headers": st.dictionaries(
+        st.text("abc-", max_size=5), st.integers(-9, 9) | st.booleans() | TEXTS, max_size=3
+    ),
+    "delivery_mode": st.sampled_from([1, 2]),
+    "priority": st.integers(0, 255),
+    "correlation_id": TEXTS,
+    "reply_to": TEXTS,
+    "expiration": TEXTS,
+    "message_id": TEXTS,
+    "timestamp": st.datetimes(
+        datetime(1971, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC)
+    ).map(lambda moment: moment.replace(microsecond=0)),
+    "message_type": TEXTS,
+    "user_id": TEXTS,
+    "app_id": TEXTS,
+}
+ACTED_ON = {"headers", "priority", "expiration", "user_id"}
+NAMES = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
+
+Frames = list[tuple[int, int, bytes]]
+
+
+def block(**properties: Any) -> bytes:
+    return commands.Basic.Properties(**properties).marshal()
+
+
+def split(data: bytes) -> Frames:
+    """Type, channel and payload of every frame."""
+    frames: Frames = []
+    while data:
+        kind, channel, size = FRAME_HEADER.unpack_from(data)
+        assert data[7 + size] == 0xCE
+        frames.append((kind, channel, data[7 : 7 + size]))
+        data = data[8 + size :]
+    return frames
+
+
+def unmarshal(data: bytes) -> list[tuple[int, Any]]:
+    """Channel and what pamqp takes each frame for."""
+    items = []
+    while data:
+        size, channel, item = pamqp.frame.unmarshal(data)
+        items.append((channel, item))
+        data = data[size:]
+    return items
+
+
+# -- properties ----------------------------------------------------------------------------------
+
+
+@property_test
+@given(st.fixed_dictionaries({}, optional=PROPERTIES))
+def test_properties_are_read_as_pamqp_writes_them(properties: dict[str, Any]) -> None:
+    octets = block(**properties)
+
+    traits = read_properties(octets)
+
+    assert traits.persistent == (properties.get("delivery_mode") == 2)
+    assert repr(traits.headers) == repr(_sorted(properties.get("headers")))
+    assert traits.block == (octets if ACTED_ON & properties.keys() else None)
+
+
+def _sorted(headers: dict[str, Any] | None) -> dict[str, Any] | None:
+    """As pamqp writes a table."""
+    return None if headers is None else dict(sorted(headers.items()))
+
+
+@property_test
+@given(st.fixed_dictionaries({}, optional=PROPERTIES), st.data())
+def test_a_block_that_is_cut_off_or_too_long_is_refused(
+    properties: dict[str, Any], data: st.DataObject
+) -> None:
+    octets = block(**properties)
+
+    with pytest.raises(FrameError, match="cannot decode"):
+        read_properties(octets + b"\0")
+    if len(octets) > 2:
+        with pytest.raises(FrameError, match="cannot decode"):
+            read_properties(octets[: data.draw(st.integers(2, len(octets) - 1))])
+
+
+def test_the_cluster_id_is_walked_over() -> None:
+    assert read_properties(b"\0\4\2id") is PLAIN
+
+
+@pytest.mark.parametrize("flags", [1, 2, 3, 0x1001])
+def test_flags_beyond_those_of_basic_are_refused(flags: int) -> None:
+    with pytest.raises(FrameError, match="property flags"):
+        read_properties(struct.pack(">HB", flags, 2))
+
+
+@pytest.mark.parametrize("mode", [0, 1, 3, 255])
+def test_only_delivery_mode_2_is_persistent(mode: int) -> None:
+    assert read_properties(b"\x10\0" + bytes((mode,))) is PLAIN
+    assert read_properties(b"\x10\0\2") is PERSISTENT
+
+
+def test_messages_that_say_nothing_of_interest_share_their_traits() -> None:
+    assert read_properties(block()) is PLAIN
+    assert read_properties(block(message_id="a", content_type="text/plain")) is PLAIN
+    assert read_properties(block(message_id="b", delivery_mode=2)) is PERSISTENT
+
+
+def test_a_small_block_that_repeats_is_walked_once() -> None:
+    octets = block(headers={"a": 1}, priority=3)
+
+    assert read_properties(octets) is read_properties(bytes(bytearray(octets)))
+
+
+@pytest.mark.parametrize(
+    "properties",
+    [
+        {"correlation_id": "1"},
+        {"message_id": "1"},
+        {"timestamp": datetime(2020, 1, 1, tzinfo=UTC)},
+        {"app_id": "x" * 255},
+    ],
+)
+def test_a_block_that_will_not_come_again_or_is_large_is_not_remembered(
+    properties: dict[str, Any],
+) -> None:
+    octets = block(expiration="1000", **properties)
+
+    assert read_properties(octets) is not read_properties(octets)
+    assert read_properties(octets).block == octets
+
+
+# -- to clients ----------------------------------------------------------------------------------
+
+
+@property_test
+@given(
+    st.integers(1, 65535),
+    NAMES,
+    NAMES,
+    NAMES,
+    st.integers(1, (1 << 63) - 10),
+    st.booleans(),
+    st.lists(st.binary(max_size=30), max_size=5),
+)
+def test_a_run_of_deliveries_is_what_was_meant(
+    channel: int,
+    consumer_tag: str,
+    exchange: str,
+    routing_key: str,
+    tag_first: int,
+    redelivered: bool,
+    bodies: list[bytes],
+) -> None:
+    address = encode_address(exchange, routing_key)
+    octets = encode_deliveries(
+        delivery_prefix(channel, consumer_tag, address),
+        tag_first,
+        delivery_suffix(address, redelivered),
+        [encode_content(channel, block(priority=1), body, 4096) for body in bodies],
+    )
+
+    items = unmarshal(octets)
+
+    assert {number for number, _ in items} <= {channel}
+    delivered = [item for _, item in items if isinstance(item, commands.Basic.Deliver)]
+    assert [dict(method) for method in delivered] == [
+        {
+            "consumer_tag": consumer_tag,
+            "delivery_tag": tag_first + i,
+            "redelivered": redelivered,
+            "exchange": exchange,
+            "routing_key": routing_key,
+        }
+        for i in range(len(bodies))
+    ]
+    contents = [item for _, item in items if isinstance(item, pamqp.header.ContentHeader)]
+    assert [content.body_size for content in contents] == [len(body) for body in bodies]
+    assert [content.properties.priority for content in contents] == [1] * len(bodies)
+    assert [item.value for _, item in items if isinstance(item, pamqp.body.ContentBody)] == [
+        body for body in bodies if body
+    ]
+
+
+@property_test
+@given(st.integers(1, 65535), st.integers(1, 1 << 40), st.booleans(), NAMES, NAMES)
+def test_get_ok_is_what_was_meant(
+    channel: int, tag: int, redelivered: bool, exchange: str, routing_key: str
+) -> None:
+    address = encode_address(exchange, routing_key)
+
+    ((number, method),) = unmarshal(encode_get_ok(channel, tag, redelivered, address, 70_000))
+
+    assert number == channel
+    assert isinstance(method, commands.Basic.GetOk)
+    assert dict(method) == {
+        "delivery_tag": tag,
+        "redelivered": redelivered,
+        "exchange": exchange,
+        "routing_key": routing_key,
+        "message_count": 70_000,
+    }
+
+
+@property_test
+@given(st.integers(1, 65535), NAMES, NAMES)
+def test_return_is_what_was_meant(channel: int, exchange: str, routing_key: str) -> None:
+    address = encode_address(exchange, routing_key)
+
+    ((number, method),) = unmarshal(encode_return(channel, 312, "NO_ROUTE", address))
+
+    assert number == channel
+    assert isinstance(method, commands.Basic.Return)
+    assert dict(method) == {
+        "reply_code": 312,
+        "reply_text": "NO_ROUTE",
+        "exchange": exchange,
+        "routing_key": routing_key,
+    }
+
+
+# -- framing -------------------------------------------------------------------------------------
+
+
+@property_test
+@given(
+    st.binary(max_size=300),
+    st.lists(st.integers(1, 40), max_size=20),
+    st.integers(9, 400),
+    st.data(),
+)
+def test_reframing_keeps_header_and_body(
+    body: bytes, sizes: list[int], frame_max: int, data: st.DataObject
+) -> None:
+    old, new = data.draw(st.tuples(st.integers(1, 65535), st.integers(1, 65535)))
+    header = struct.pack(">HHQ", 60, 0, len(body)) + block(app_id="app")
+    raw = frame(HEADER, old, header)
+    rest = body
+    for size in [*sizes, len(body)]:
+        if rest:
+            raw += frame(BODY, old, rest[:size])
+            rest = rest[size:]
+
+    frames = split(reframe(raw, new, frame_max))
+
+    assert frames[0] == (HEADER, new, header)
+    assert {(kind, channel) for kind, channel, _ in frames[1:]} <= {(BODY, new)}
+    assert b"".join(payload for _, _, payload in frames[1:]) == body
+    assert all(len(payload) + 8 <= frame_max for _, _, payload in frames[1:])
+
+
+def test_frames_that_fit_stay_as_they_are() -> None:
+    raw = encode_content(3, block(), b"x" * 10_000, 4096)
+
+    assert reframe(raw, 3, 131072) == raw
+
+
+def test_a_message_without_body_has_no_body_frame() -> None:
+    assert [kind for kind, _, _ in split(encode_content(1, block(), b"", 4096))] == [HEADER]
+
+
+def test_a_large_body_is_cut_into_the_largest_frames() -> None:
+    frames = split(encode_content(1, block(), b"x" * 10_000, 4096))
+
+    assert [len(payload) for _, _, payload in frames[1:]] == [4088, 4088, 1824]
+
+
+def test_a_header_frame_is_never_split() -> None:
+    large = block(headers={"large": "x" * 5000})
+
+    frames = split(encode_content(1, large, b"", 4096))
+
+    assert [len(payload) for _, _, payload in frames] == [12 + len(large)]

@@ -40,7 +40,7 @@ class ClassicQueue(Queue):
         self._unsettled = 0
         self._consumers: dict[Consumer, None] = {}
         self._active: dict[Consumer, None] = {}
-        self._awaiting_commit: list[Callable[[], None]] = []
+        self._awaiting_commit: dict[Callable[[], None], None] = {}
         log.on_advance = self._log_advanced
 
     # -- in ------------------------------------------------------------------------------------
@@ -55,10 +55,10 @@ class ClassicQueue(Queue):
         return self._log.append(origin, raws)
 
     def when_committed(self, call: Callable[[], None]) -> None:
-        self._awaiting_commit.append(call)
+        self._awaiting_commit[call] = None
 
     def _log_advanced(self) -> None:
-        calls, self._awaiting_commit = self._awaiting_commit, []
+        calls, self._awaiting_commit = self._awaiting_commit, {}
         for call in calls:
             call()
         self._wake(self)
@@ -72,10 +72,11 @@ class ClassicQueue(Queue):
             waiting = ready.count(log.readable)
             if not waiting:
                 break
-            takers, rounds = self._next_takers(min(waiting, _SHARED_OUT_MAX))
+            left = limit - handed
+            takers, rounds = self._next_takers(min(waiting, left, _SHARED_OUT_MAX))
             if not takers:
                 break
-            share = max(1, min(rounds, (limit - handed) // len(takers))) * len(takers)
+            share = min(rounds, left // len(takers)) * len(takers)
             indexes, redelivered = ready.take(log.readable, share)
             batch = log.read(indexes)
             count = len(batch.raws)
@@ -95,19 +96,21 @@ class ClassicQueue(Queue):
         idle: list[Consumer] = []
         rounds = NO_LIMIT
         for consumer in self._active:
+            if len(takers) == limit:
+                rounds = 1  # There are others, whose turn it is before the first takes again.
+                break
             credit = consumer.credit
             if credit <= 0:
                 idle.append(consumer)
                 continue
             if consumer.shares_credit and len(self._active) > 1:
                 # What it takes lessens another's credit: it is served alone, message by message.
+                rounds = 1
                 if not takers:
-                    takers, rounds = [consumer], 1
+                    takers.append(consumer)
                 break
             takers.append(consumer)
             rounds = min(rounds, credit)
-            if len(takers) == limit:
-                break
         for consumer in idle:
             del self._active[consumer]
             consumer.park()
@@ -118,15 +121,18 @@ class ClassicQueue(Queue):
     ) -> None:
         """Message by message to each taker in turn; who was served goes to the end of the line."""
         turn = len(takers)
-        for place, consumer in enumerate(takers[: len(indexes)]):
+        served = takers[: len(indexes)]
+        if len(self._active) > 1:
+            last = len(indexes) % len(served)  # So many were served once more than the others.
+            for consumer in served[last:] + served[:last]:
+                del self._active[consumer]
+                self._active[consumer] = None
+        for place, consumer in enumerate(served):
             if turn == 1:
                 mine, part = indexes, batch
             else:
                 mine = indexes[place::turn]
                 part = Batch(batch.origins[place::turn], batch.raws[place::turn])
-            if len(self._active) > 1:
-                del self._active[consumer]
-                self._active[consumer] = None
             if consumer.no_ack:
                 self._log.settle(mine)
             else:

@@ -1,0 +1,143 @@
+"""The classic queue."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from amqpbroker.definitions import QueueDefinition
+from amqpbroker.queues.classic import ClassicQueue, ClassicQueues
+from amqpbroker.queues.queue import Outcome, Queue
+from amqpbroker.storage.log import Log, MemoryLog
+from amqpbroker.testing.contracts import QueueContract, QueueModel, numbered, runs_of
+from amqpbroker.testing.fakes import CreditPool, FakeConsumer, HeldLog, fake_origin
+
+
+class TestClassicQueue(QueueContract):
+    def open(self, definition: QueueDefinition, log: Log, wake: Callable[[Queue], Any]) -> Queue:
+        return ClassicQueue(definition, log, wake)
+
+    def test_a_queue_over_a_log_that_goes_on_begins_at_its_end(self) -> None:
+        log = MemoryLog()
+        log.append(fake_origin(), numbered(3))
+        log.settle(range(3))
+
+        queue = ClassicQueue(QueueDefinition("/", "q"), log, lambda queue: None)
+
+        assert queue.stat().ready == 0
+        assert queue.publish(fake_origin(), [b"later"]) == 4
+
+    def test_nobody_is_woken_for_messages_without_a_taker(self) -> None:
+        woken: list[Queue] = []
+        queue = ClassicQueue(QueueDefinition("/", "q"), MemoryLog(), woken.append)
+        consumer = FakeConsumer(credit=0)
+        queue.consume(consumer)
+        queue.publish(fake_origin(), numbered(1))
+        queue.dispatch(10)
+        woken.clear()
+
+        queue.publish(fake_origin(), numbered(1))
+
+        assert consumer.parked
+        assert not woken
+
+    def test_asking_again_and_again_for_the_commit_gathers_nothing(self) -> None:
+        log = HeldLog()
+        queue = ClassicQueue(QueueDefinition("/", "q"), log, lambda queue: None)
+        queue.publish(fake_origin(), numbered(1))
+        calls: list[int] = []
+
+        def committed() -> None:
+            calls.append(queue.committed)
+
+        for _ in range(100):
+            queue.when_committed(committed)
+        log.advance(committed=1)
+
+        assert calls == [1]
+
+
+def test_queues_of_the_type_live_in_memory_and_take_any_argument() -> None:
+    kind = ClassicQueues()
+    definition = QueueDefinition("/", "q", arguments={"x-anything": 1})
+    kind.check(definition.arguments)
+
+    queue = kind.open(definition, lambda queue: None)
+
+    assert queue.definition is definition
+    assert queue.publish(fake_origin(), numbered(2)) == queue.committed == 2
+
+
+class ClassicQueueMachine(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        queue = ClassicQueue(QueueDefinition("/", "q"), MemoryLog(), lambda queue: None)
+        self.model = QueueModel(queue)
+        self.pool = CreditPool(3)
+
+    @rule(count=st.integers(1, 10))
+    def publish(self, count: int) -> None:
+        self.model.publish(count)
+
+    @precondition(lambda self: len(self.model.consumers) < 5)
+    @rule(credit=st.integers(0, 10), no_ack=st.booleans())
+    def consume(self, credit: int, no_ack: bool) -> None:
+        self.model.consume(FakeConsumer(credit, no_ack))
+
+    @precondition(lambda self: len(self.model.consumers) < 5)
+    @rule()
+    def consume_from_a_pool(self) -> None:
+        self.model.consume(FakeConsumer(pool=self.pool))
+
+    @precondition(lambda self: self.model.consumers)
+    @rule(data=st.data(), credit=st.integers(1, 10))
+    def give(self, data: st.DataObject, credit: int) -> None:
+        self.model.give(data.draw(st.sampled_from(self.model.consumers)), credit)
+
+    @precondition(lambda self: self.model.consumers)
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        self.model.cancel(data.draw(st.sampled_from(self.model.consumers)))
+
+    @rule(limit=st.integers(1, 20))
+    def dispatch(self, limit: int) -> None:
+        self.model.dispatch(limit)
+
+    @rule(no_ack=st.booleans())
+    def get(self, no_ack: bool) -> None:
+        self.model.get(no_ack)
+
+    @rule(data=st.data(), outcome=st.sampled_from(Outcome))
+    def settle(self, data: st.DataObject, outcome: Outcome) -> None:
+        holders = [held for held in (*self.model.held.values(), self.model.got) if held]
+        if holders:
+            holder = data.draw(st.sampled_from(holders))
+            chosen = data.draw(st.lists(st.sampled_from(holder), unique=True, min_size=1))
+            for run in runs_of(chosen):
+                self.model.settle(holder, run, outcome)
+
+    @rule(data=st.data())
+    def requeue_a_stride(self, data: st.DataObject) -> None:
+        holders = [held for held in self.model.held.values() if len(held) > 2]
+        if holders:
+            holder = data.draw(st.sampled_from(holders))
+            step = holder[1] - holder[0]
+            if step > 0 and holder[2] == holder[1] + step:
+                self.model.settle(holder, range(*holder[:3:2], step), Outcome.REQUEUE)
+
+    @rule()
+    def purge(self) -> None:
+        self.model.purge()
+
+    @invariant()
+    def the_queue_says_where_it_stands(self) -> None:
+        self.model.check()
+
+
+TestClassicQueueAgainstTheModel = pytest.mark.slow(ClassicQueueMachine.TestCase)
+TestClassicQueueAgainstTheModel.settings = settings(
+    max_examples=150, stateful_step_count=50, deadline=None
+)

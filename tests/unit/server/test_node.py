@@ -16,6 +16,12 @@ from amqpbroker.storage.log import MemoryLog
 from amqpbroker.testing.client import Client, Content
 from amqpbroker.testing.world import Simulation, simulate
 
+def living() -> int:
+    """What the collector could find of connections and queues."""
+    kinds = (Session, Channel, ClassicQueue, MemoryLog)
+    return sum(isinstance(thing, kinds) for thing in gc.get_objects())
+
+
 CONFIG = Config(memory=True, listen="127.0.0.1:5672", shutdown_timeout_s=5)
 
 
@@ -82,6 +88,7 @@ def test_a_connection_that_ends_leaves_nothing_for_the_collector() -> None:
         async with Node(CONFIG, sim.world) as node:
             gc.collect()
             gc.disable()
+            there = living()
             try:
                 for number in range(3):
                     client = await Client.connect(sim.network, node.address, 1)
@@ -92,8 +99,7 @@ def test_a_connection_that_ends_leaves_nothing_for_the_collector() -> None:
                     await client.wait_for(Content)
                     client.stream.close()
                 await trio.sleep(1)
-                kinds = (Session, Channel, ClassicQueue, MemoryLog)
-                return sum(isinstance(thing, kinds) for thing in gc.get_objects())
+                return living() - there
             finally:
                 gc.enable()
 

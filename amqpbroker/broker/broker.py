@@ -183,14 +183,11 @@ class Broker:
         return {
             "capabilities": {
                 "publisher_confirms": True,
-                "exchange_exchange_bindings": True,
                 "basic.nack": True,
                 "consumer_cancel_notify": True,
                 "connection.blocked": True,
-                "consumer_priorities": True,
                 "authentication_failure_close": True,
                 "per_consumer_qos": True,
-                "direct_reply_to": True,
             },
             "cluster_name": self.name,
             "copyright": "the amqpbroker authors",

@@ -16,6 +16,7 @@ from amqpbroker.storage.log import MemoryLog
 from amqpbroker.testing.client import Client, Content
 from amqpbroker.testing.world import Simulation, simulate
 
+
 def living() -> int:
     """What the collector could find of connections and queues."""
     kinds = (Session, Channel, ClassicQueue, MemoryLog)

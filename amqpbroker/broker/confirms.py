@@ -102,9 +102,13 @@ class ConfirmWindow:
 
     def _tell(self, without_gap: int) -> None:
         """Confirm everything up to ``without_gap`` at once, what lies beyond one by one."""
-        if without_gap > self._told:
-            self._ack(without_gap, without_gap > self._told + 1)
-            self._told = without_gap
+        newest = 0  # What was told alone before its time is not named again.
+        for first, last in self._early:
+            if first <= without_gap:
+                newest = max(newest, min(last, without_gap))
+        if newest:
+            self._ack(newest, newest > self._told + 1)
+        self._told = max(self._told, without_gap)
         for first, last in self._early:
             for sequence in range(max(first, without_gap + 1), last + 1):
                 self._ack(sequence, False)

@@ -21,7 +21,7 @@ from amqpbroker.protocol.fields import (
     write_shortstr,
 )
 
-property_test = settings(max_examples=300, derandomize=True, deadline=None)
+property_test = settings(max_examples=150, derandomize=True, deadline=None)
 
 FIXED_SIZES = {b"t": 1, b"b": 1, b"B": 1, b"s": 2, b"u": 2, b"I": 4, b"i": 4, b"l": 8, b"L": 8}
 FLOATS_AND_DECIMALS = {b"f": 4, b"d": 8, b"D": 5}

@@ -36,7 +36,7 @@ from amqpbroker.errors import (
     UnexpectedFrame,
 )
 from amqpbroker.message import Traits
-from amqpbroker.protocol.content import read_properties
+from amqpbroker.protocol.content import PLAIN, merge_frames, read_properties
 from amqpbroker.protocol.events import (
     ChannelEvent,
     ChannelFault,
@@ -50,6 +50,7 @@ from amqpbroker.protocol.events import (
     PublishMethod,
     Settle,
 )
+from amqpbroker.protocol.fields import read_shortstr
 from amqpbroker.protocol.frames import (
     BODY,
     CONTENT_HEADER,
@@ -79,6 +80,17 @@ _HEADER_PAYLOAD_BYTES_MIN = 14
 _TAG_AND_BITS = struct.Struct(">QB")
 _TAG_BITS_END = struct.Struct(">QBB")
 _ACK_BYTES = 21
+_FRAMED_ANEW_BYTES_MIN = 64 * 1024
+_FRAME_HEAD_BYTES = 7
+_EXCHANGE_AT = 6
+"""Where the arguments of basic.publish begin: behind its index and the reserved ticket."""
+_PROPERTIES_AT = 19
+"""Where a header frame's property block begins."""
+_CONTENT_HEAD = struct.Struct(">BHIIQ")
+_CONTENT_BYTES_MIN = _FRAME_HEAD_BYTES + _HEADER_PAYLOAD_BYTES_MIN + 1
+_CLASS_BASIC = 60 << 16
+_NO_CONTENT = (0, 0, 0, 0, PLAIN)
+"""Channel, start, start of the body, end and traits of a content in the buffer: none yet."""
 
 
 @attrs.frozen
@@ -108,13 +120,20 @@ class State(Enum):
 
 @attrs.define(eq=False)
 class _Content:
-    """A message that arrives in pieces."""
+    """A message that arrives in pieces.
+
+    If its frames are mostly overhead, its body is framed anew when it is whole: an octet a frame
+    would be kept as nine.
+    """
 
     method: PublishMethod
     remaining: int = -1
     """Octets of body still to come; -1 while the header is due."""
+    size: int = 0
+    """Octets of body in all."""
     traits: Traits | None = None
-    pieces: list[bytes] = attrs.Factory(list)
+    raw: bytearray = attrs.Factory(bytearray)
+    """The content frames so far."""
 
 
 @attrs.define(eq=False)
@@ -136,6 +155,7 @@ class Connection:
         self.limits = limits
         self.state = State.HEADER
         self.frame_max = limits.frame_max_before_tune
+        self._payload_bytes_max = self.frame_max - FRAME_OVERHEAD_BYTES
         self.channel_max = limits.channel_max
         self.heartbeat_s = 0
         self.capabilities: dict[str, Any] = {}
@@ -148,6 +168,7 @@ class Connection:
         self._lost = False
         self._channels: dict[int, _Channel] = {}
         self._methods: dict[bytes, PublishMethod] = {}
+        self._last_content = _NO_CONTENT
 
     # -- bytes in ------------------------------------------------------------------------------
 
@@ -156,6 +177,7 @@ class Connection:
         self._heard_s = now_s
         self._data = self._data[self._position :] + data if self._data else data
         self._position = 0
+        self._last_content = _NO_CONTENT
 
     @property
     def content_pending(self) -> bool:
@@ -175,7 +197,7 @@ class Connection:
             if left < FRAME_OVERHEAD_BYTES:
                 break
             kind, number, size = FRAME_HEADER.unpack_from(data, start)
-            if size > self.frame_max - FRAME_OVERHEAD_BYTES:
+            if size > self._payload_bytes_max:
                 self._lose(kind, number, f"a frame of {size} octets is too large")
             end = start + size + FRAME_OVERHEAD_BYTES
             if end > len(data):
@@ -183,7 +205,10 @@ class Connection:
             if data[end - 1] != FRAME_END:
                 self._lose(kind, number, f"invalid frame end marker {data[end - 1]}")
             self._position = end
-            event = self._take_frame(kind, number, start, end)
+            if kind == METHOD and number and self.state is State.RUNNING:
+                event: Event | None = self._take_method(number, start, end)
+            else:
+                event = self._take_frame(kind, number, start, end)
             if event is not None:
                 return event
         if self._position == len(self._data) or self.state is State.CLOSED or self._lost:
@@ -213,8 +238,6 @@ class Connection:
         raise FrameError(f"type {kind}, channel {number}: {why}")
 
     def _take_frame(self, kind: int, number: int, start: int, end: int) -> Event | None:
-        if kind == METHOD and number and self.state is State.RUNNING:
-            return self._take_method(number, start, end)
         if self.state is State.CLOSING:
             return self._take_last_words(kind, number, start, end)
         if kind == HEARTBEAT and not number and end - start == FRAME_OVERHEAD_BYTES:
@@ -274,6 +297,7 @@ class Connection:
         _check_agreed("frame_max", method.frame_max, FRAME_BYTES_MIN, self.limits.frame_max)
         _check_agreed("channel_max", method.channel_max, 1, self.limits.channel_max)
         self.frame_max = method.frame_max
+        self._payload_bytes_max = self.frame_max - FRAME_OVERHEAD_BYTES
         self.channel_max = method.channel_max
         self.heartbeat_s = method.heartbeat
         self.state = State.OPENING
@@ -427,10 +451,10 @@ class Connection:
         command = data[start:end]
         skip = end - start
         while True:
-            if body_start:
-                # Predict: the next message differs from this one in its body alone.
+            prefix = data[start:body_start]
+            if prefix and data.startswith(prefix, position):
+                # The next message differs from this one in its body alone, and so may others.
                 stride = position - start
-                prefix = data[start:body_start]
                 stop = min(len(data), position + (RUN_MAX - len(raws)) * stride) - stride
                 while (
                     position <= stop
@@ -454,11 +478,12 @@ class Connection:
         return Publish(number, method, traits, raws)
 
     def _learn_method(self, payload: bytes) -> PublishMethod:
-        publish = decode_method(payload)
-        assert isinstance(publish, commands.Basic.Publish), publish
-        method = PublishMethod(
-            payload, publish.exchange, publish.routing_key, publish.mandatory, publish.immediate
-        )
+        exchange, position = read_shortstr(payload, _EXCHANGE_AT)
+        routing_key, position = read_shortstr(payload, position)
+        if position + 1 != len(payload):
+            raise FrameError("cannot decode: Basic.Publish does not end where it should")
+        bits = payload[position]
+        method = PublishMethod(payload, exchange, routing_key, bool(bits & 1), bool(bits & 2))
         if len(self._methods) >= _METHODS_KEPT_MAX:
             self._methods.clear()
         self._methods[payload] = method
@@ -472,43 +497,60 @@ class Connection:
         """
         data = self._data
         limit = len(data)
-        size_max = self.frame_max - FRAME_OVERHEAD_BYTES
-        unpack = FRAME_HEADER.unpack_from
-        if start + FRAME_OVERHEAD_BYTES > limit:
+        likely_number, head, body, end, traits = self._last_content
+        if number == likely_number and data.startswith(data[head:body], start):
+            # All but the body is as it was the last time.
+            end += start - head
+            if end <= limit and data[end - 1] == FRAME_END:
+                return end, traits, start + body - head
+        if start + _CONTENT_BYTES_MIN > limit:
             return None
-        kind, channel, size = unpack(data, start)
+        kind, channel, size, class_and_weight, remaining = _CONTENT_HEAD.unpack_from(data, start)
         end = start + size + FRAME_OVERHEAD_BYTES
         if (
             kind != HEADER
             or channel != number
-            or not _HEADER_PAYLOAD_BYTES_MIN <= size <= size_max
+            or not _HEADER_PAYLOAD_BYTES_MIN <= size <= self._payload_bytes_max
             or end > limit
             or data[end - 1] != FRAME_END
+            or class_and_weight != _CLASS_BASIC
+            or remaining > self.limits.message_bytes_max
         ):
             return None
-        class_and_weight, remaining = _CLASS_AND_SIZE.unpack_from(data, start + 7)
-        if class_and_weight != _CLASS_BASIC or remaining > self.limits.message_bytes_max:
+        traits = read_properties(data[start + _PROPERTIES_AT : end - 1])
+        if not remaining:
+            return end, traits, end
+        stop, frames = self._whole_body(number, end, remaining)
+        if not stop:
             return None
-        traits = read_properties(data[start + 19 : end - 1])
-        body_start = end + 7 if remaining else end
+        if frames > 1:
+            return stop, traits, 0
+        body_start = end + _FRAME_HEAD_BYTES
+        self._last_content = number, start, body_start, stop, traits
+        return stop, traits, body_start
+
+    def _whole_body(self, number: int, end: int, remaining: int) -> tuple[int, int]:
+        """Where the body at ``end`` itself ends, and its frames; 0 if it is not whole."""
+        data = self._data
+        limit = len(data)
         frames = 0
         while remaining:
             if end + FRAME_OVERHEAD_BYTES > limit:
-                return None
-            kind, channel, size = unpack(data, end)
+                return 0, 0
+            kind, channel, size = FRAME_HEADER.unpack_from(data, end)
             end += size + FRAME_OVERHEAD_BYTES
             if (
                 kind != BODY
                 or channel != number
-                or size > size_max
+                or size > self._payload_bytes_max
                 or size > remaining
                 or end > limit
                 or data[end - 1] != FRAME_END
             ):
-                return None
+                return 0, 0
             remaining -= size
             frames += 1
-        return end, traits, body_start if frames <= 1 else 0
+        return end, frames
 
     def _take_content(self, kind: int, number: int, start: int, end: int) -> ChannelEvent | None:
         """A header or body frame by itself: a message that arrives in pieces."""
@@ -532,12 +574,15 @@ class Connection:
             content.remaining -= end - start - FRAME_OVERHEAD_BYTES
             if content.remaining < 0:
                 raise FrameError("the body is longer than its header announced")
-        content.pieces.append(self._data[start:end])
+        content.raw += self._data[start:end]
         if content.remaining:
             return None
         channel.content = None
         assert content.traits is not None
-        return Publish(number, content.method, content.traits, [b"".join(content.pieces)])
+        raw = bytes(content.raw)
+        if len(raw) > max(_FRAMED_ANEW_BYTES_MIN, 2 * content.size):
+            raw = merge_frames(raw, self.frame_max)
+        return Publish(number, content.method, content.traits, [raw])
 
     def _take_content_header(
         self, content: _Content, kind: int, number: int, start: int, end: int
@@ -563,8 +608,8 @@ class Connection:
                 ),
                 PUBLISH_INDEX,
             )
-        content.traits = read_properties(data[start + 19 : end - 1])
-        content.remaining = size
+        content.traits = read_properties(data[start + _PROPERTIES_AT : end - 1])
+        content.remaining = content.size = size
         return None
 
     # -- bytes out -----------------------------------------------------------------------------
@@ -611,9 +656,6 @@ class Connection:
             self._heard_s = now_s
         return now_s - self._heard_s <= interval_s * 2
 
-
-_CLASS_AND_SIZE = struct.Struct(">IQ")
-_CLASS_BASIC = 60 << 16
 
 _handshake: dict[tuple[State, type[Frame]], Callable[[Connection, Any], Event | None]] = {
     (State.STARTING, commands.Connection.StartOk): Connection._take_start_ok,

@@ -16,9 +16,11 @@ from amqpbroker.message import Traits
 from amqpbroker.protocol.fields import read_table, write_shortstr
 from amqpbroker.protocol.frames import (
     BODY,
+    CONTENT_HEADER,
     END,
     FRAME_HEADER,
     FRAME_OVERHEAD_BYTES,
+    HEADER,
     METHOD,
     frame,
 )
@@ -33,22 +35,22 @@ _TAG = struct.Struct(">Q")
 _pack_tag = _TAG.pack
 _flatten = chain.from_iterable
 
-_SHORTSTR, _OCTET, _TIMESTAMP, _TABLE = range(4)
+_TEXT, _ACTED_ON_TEXT, _DELIVERY_MODE, _ACTED_ON_OCTET, _TIMESTAMP, _TABLE = range(6)
 _PROPERTIES = (
-    ("content_type", _SHORTSTR),
-    ("content_encoding", _SHORTSTR),
-    ("headers", _TABLE),
-    ("delivery_mode", _OCTET),
-    ("priority", _OCTET),
-    ("correlation_id", _SHORTSTR),
-    ("reply_to", _SHORTSTR),
-    ("expiration", _SHORTSTR),
-    ("message_id", _SHORTSTR),
-    ("timestamp", _TIMESTAMP),
-    ("type", _SHORTSTR),
-    ("user_id", _SHORTSTR),
-    ("app_id", _SHORTSTR),
-    ("cluster_id", _SHORTSTR),
+    _TEXT,  # content-type
+    _TEXT,  # content-encoding
+    _TABLE,  # headers
+    _DELIVERY_MODE,
+    _ACTED_ON_OCTET,  # priority
+    _TEXT,  # correlation-id
+    _TEXT,  # reply-to
+    _ACTED_ON_TEXT,  # expiration
+    _TEXT,  # message-id
+    _TIMESTAMP,
+    _TEXT,  # type
+    _ACTED_ON_TEXT,  # user-id
+    _TEXT,  # app-id
+    _TEXT,  # cluster-id
 )
 """The properties of class basic, in the order of their flag bits from bit 15 down (section 1.8)."""
 
@@ -59,7 +61,7 @@ PERSISTENT = Traits(persistent=True)
 
 
 @lru_cache(maxsize=1024)
-def _plan(flags: int) -> tuple[tuple[str, int], ...]:
+def _plan(flags: int) -> tuple[int, ...]:
     """The properties that ``flags`` announce."""
     if flags & 3:
         raise FrameError("cannot decode: property flags beyond those of class basic")
@@ -83,19 +85,19 @@ def read_properties(block: bytes) -> Traits:
 def _walk(block: bytes) -> Traits:
     headers: dict[str, Any] | None = None
     persistent = False
-    acted_on = False
+    acted_on: int = False
     position = 2
     try:
-        for name, kind in _plan(block[0] << 8 | block[1]):
-            if kind == _SHORTSTR:
+        for kind in _plan(block[0] << 8 | block[1]):
+            if kind <= _ACTED_ON_TEXT:
                 position += 1 + block[position]
-                acted_on |= name in ("expiration", "user_id")
-            elif kind == _OCTET:
-                if name == "delivery_mode":
-                    persistent = block[position] == 2
-                else:
-                    acted_on = True
+                acted_on |= kind
+            elif kind == _DELIVERY_MODE:
+                persistent = block[position] == 2
                 position += 1
+            elif kind == _ACTED_ON_OCTET:
+                position += 1
+                acted_on = True
             elif kind == _TIMESTAMP:
                 position += 8
             else:
@@ -131,6 +133,8 @@ def delivery_suffix(address: bytes, redelivered: bool) -> bytes:
 
 def encode_deliveries(prefix: bytes, tag_first: int, suffix: bytes, raws: list[bytes]) -> bytes:
     """A run of deliveries with consecutive tags: method frame and content frames of each."""
+    if len(raws) == 1:
+        return prefix + _pack_tag(tag_first) + suffix + raws[0]
     tags = range(tag_first, tag_first + len(raws))
     return b"".join(_flatten(zip(repeat(prefix), map(_pack_tag, tags), repeat(suffix), raws)))
 
@@ -177,6 +181,24 @@ def encode_content(channel: int, block: bytes, body: bytes, frame_max: int) -> b
 
     How the broker's own messages, and tests, are made.
     """
-    header = struct.pack(">HHQ", 60, 0, len(body)) + block
-    raw = frame(2, channel, header) + (frame(BODY, channel, body) if body else b"")
-    return reframe(raw, channel, frame_max)
+    header = CONTENT_HEADER.pack(60, 0, len(body)) + block
+    return frame(HEADER, channel, header) + encode_body(channel, body, frame_max)
+
+
+def merge_frames(raw: bytes, frame_max: int) -> bytes:
+    """The content frames of ``raw`` with the body in as few frames as there can be."""
+    _, channel, size = FRAME_HEADER.unpack_from(raw)
+    start = head = size + FRAME_OVERHEAD_BYTES
+    body = bytearray()
+    while start < len(raw):
+        end = start + _SIZE.unpack_from(raw, start + 3)[0] + FRAME_OVERHEAD_BYTES
+        body += raw[start + 7 : end - 1]
+        start = end
+    return raw[:head] + encode_body(channel, body, frame_max)
+
+
+def encode_body(channel: int, body: bytes | bytearray, frame_max: int) -> bytes:
+    """The body frames for ``body``: as few as there can be."""
+    payload_max = frame_max - FRAME_OVERHEAD_BYTES
+    starts = range(0, len(body), payload_max)
+    return b"".join(frame(BODY, channel, bytes(body[at : at + payload_max])) for at in starts)

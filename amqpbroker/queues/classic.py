@@ -7,6 +7,7 @@ strides: three consumers get the indexes 0, 3, 6 …, 1, 4, 7 … and 2, 5, 8 �
 
 from collections.abc import Callable
 from typing import Any
+from zlib import crc32
 
 from amqpbroker.definitions import Arguments, QueueDefinition
 from amqpbroker.errors import AccessRefused
@@ -66,26 +67,53 @@ class ClassicQueue(Queue):
     # -- out -----------------------------------------------------------------------------------
 
     def dispatch(self, limit: int) -> int:
-        log, ready = self._log, self._ready
         handed = 0
         while self._active and handed < limit:
-            waiting = ready.count(log.readable)
+            waiting = self._ready.count(self._log.readable)
             if not waiting:
                 break
-            left = limit - handed
-            takers, rounds = self._next_takers(min(waiting, left, _SHARED_OUT_MAX))
-            if not takers:
-                break
-            share = min(rounds, left // len(takers)) * len(takers)
-            indexes, redelivered = ready.take(log.readable, share)
-            batch = log.read(indexes)
-            count = len(batch.raws)
-            if count < len(indexes):
-                ready.put_back(indexes[count:], redelivered)
-                indexes = indexes[:count]
-            self._share_out(takers, indexes, batch, redelivered)
-            handed += count
+            left = min(waiting, limit - handed)
+            handed += self._serve_one(left) if len(self._active) == 1 else self._serve_all(left)
         return handed
+
+    def _serve_one(self, left: int) -> int:
+        """Give the one consumer that has a turn what it takes, up to ``left``; how many."""
+        (consumer,) = self._active
+        credit = consumer.credit
+        if credit <= 0:
+            del self._active[consumer]
+            consumer.park()
+            return 0
+        indexes, batch, redelivered = self._take(min(left, credit))
+        self._deliver(consumer, indexes, batch, redelivered)
+        return len(indexes)
+
+    def _serve_all(self, left: int) -> int:
+        """Give all consumers whose turn it is the same share of up to ``left``; how many in all."""
+        takers, rounds = self._next_takers(min(left, _SHARED_OUT_MAX))
+        if not takers:
+            return 0
+        share = min(rounds, left // len(takers)) * len(takers)
+        indexes, batch, redelivered = self._take(share)
+        self._share_out(takers, indexes, batch, redelivered)
+        return len(indexes)
+
+    def _take(self, limit: int) -> tuple[range, Batch, bool]:
+        """Up to ``limit`` of the messages that wait, as many as lie together."""
+        indexes, redelivered = self._ready.take(self._log.readable, limit)
+        batch = self._log.read(indexes)
+        count = len(batch.raws)
+        if count < len(indexes):
+            self._ready.put_back(indexes[count:], redelivered)
+            indexes = indexes[:count]
+        return indexes, batch, redelivered
+
+    def _deliver(self, consumer: Consumer, indexes: range, batch: Batch, redelivered: bool) -> None:
+        if consumer.no_ack:
+            self._log.settle(indexes)
+        else:
+            self._unsettled += len(indexes)
+        consumer.deliver(self, indexes, batch, redelivered)
 
     def _next_takers(self, limit: int) -> tuple[list[Consumer], int]:
         """Those whose turn it is, at most ``limit``, and how many messages each may get.
@@ -122,22 +150,13 @@ class ClassicQueue(Queue):
         """Message by message to each taker in turn; who was served goes to the end of the line."""
         turn = len(takers)
         served = takers[: len(indexes)]
-        if len(self._active) > 1:
-            last = len(indexes) % len(served)  # So many were served once more than the others.
-            for consumer in served[last:] + served[:last]:
-                del self._active[consumer]
-                self._active[consumer] = None
+        last = len(indexes) % len(served)  # So many were served once more than the others.
+        for consumer in served[last:] + served[:last]:
+            del self._active[consumer]
+            self._active[consumer] = None
         for place, consumer in enumerate(served):
-            if turn == 1:
-                mine, part = indexes, batch
-            else:
-                mine = indexes[place::turn]
-                part = Batch(batch.origins[place::turn], batch.raws[place::turn])
-            if consumer.no_ack:
-                self._log.settle(mine)
-            else:
-                self._unsettled += len(mine)
-            consumer.deliver(self, mine, part, redelivered)
+            part = Batch(batch.origins[place::turn], batch.raws[place::turn])
+            self._deliver(consumer, indexes[place::turn], part, redelivered)
 
     def settle(self, indexes: range, outcome: Outcome) -> None:
         if self.version:
@@ -218,4 +237,5 @@ class ClassicQueues(QueueType):
         """Accept whatever arguments there are."""
 
     def open(self, definition: QueueDefinition, wake: Callable[[Queue], Any]) -> Queue:
-        return ClassicQueue(definition, MemoryLog(), wake)
+        shift = crc32(definition.name.encode("utf-8", "surrogateescape"))
+        return ClassicQueue(definition, MemoryLog(shift), wake)

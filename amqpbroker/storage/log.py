@@ -57,18 +57,26 @@ class Log(ABC):
 
 
 class _Chunk:
-    """Neighbouring messages, the first with index ``base``."""
+    """Neighbouring messages: the first has index ``base``, the last one comes before ``stop``."""
 
-    __slots__ = ("base", "count", "live", "offsets", "origins", "packed", "raws")
+    __slots__ = ("base", "count", "live", "offsets", "origins", "packed", "raws", "stop")
 
-    def __init__(self, base: int) -> None:
+    def __init__(self, base: int, stop: int) -> None:
         self.base = base
+        self.stop = stop
         self.count = 0
         self.live = 0
         self.origins: list[Origin] = []
         self.raws: list[bytes] = []
         self.packed = b""
         self.offsets: array[int] | None = None
+
+    def begin(self, base: int) -> None:
+        """All that was there is settled: go on from ``base``."""
+        self.base = base
+        self.count = 0
+        self.origins.clear()
+        self.raws.clear()
 
     def pack(self) -> None:
         """Change to the form for waiting, if the messages are small enough to gain by it."""
@@ -93,38 +101,35 @@ class _Chunk:
 
 
 class MemoryLog(Log):
-    """A log that lives as long as its process: appended is readable is committed."""
+    """A log that lives as long as its process: appended is readable is committed.
 
-    def __init__(self) -> None:
+    ``shift`` moves the borders of its chunks. Many queues fill in step; if their chunks did so too,
+    a thousand would have to be packed at once.
+    """
+
+    def __init__(self, shift: int = 0) -> None:
         self.end = self.readable = self.committed = 0
+        self._shift = shift % CHUNK_MAX
         self._chunks: dict[int, _Chunk] = {}
-        self._last = _Chunk(0)
+        self._last = _Chunk(0, CHUNK_MAX - self._shift)
         self._read_end = 0
 
     def append(self, origin: Origin, raws: list[bytes]) -> int:
         chunk = self._last
-        room = CHUNK_MAX - self.end % CHUNK_MAX
-        if len(raws) < room:
-            self._extend(chunk, origin, raws)
+        end = self.end + len(raws)
+        if end < chunk.stop:
+            _extend(chunk, origin, raws)
         else:
             done = 0
             while done < len(raws):
+                room = chunk.stop - chunk.base - chunk.count
                 part = raws[done : done + room]
-                self._extend(chunk, origin, part)
+                _extend(chunk, origin, part)
                 done += len(part)
                 if len(part) == room:
                     chunk = self._next_chunk(chunk)
-                    room = CHUNK_MAX
-        self.readable = self.committed = self.end
-        return self.end
-
-    def _extend(self, chunk: _Chunk, origin: Origin, raws: list[bytes]) -> None:
-        count = len(raws)
-        chunk.raws += raws
-        chunk.origins += [origin] * count
-        chunk.count += count
-        chunk.live += count
-        self.end += count
+        self.end = self.readable = self.committed = end
+        return end
 
     def _next_chunk(self, full: _Chunk) -> _Chunk:
         """Put the full chunk away.
@@ -134,12 +139,18 @@ class MemoryLog(Log):
         if full.live:
             if self._read_end <= full.base:
                 full.pack()
-            self._chunks[full.base // CHUNK_MAX] = full
-        self._last = _Chunk(self.end)
+            self._chunks[self._place(full.base)] = full
+        self._last = _Chunk(full.stop, full.stop + CHUNK_MAX)
         return self._last
 
+    def _place(self, index: int) -> int:
+        """Which chunk an index belongs to."""
+        return (index + self._shift) // CHUNK_MAX
+
     def _chunk_of(self, index: int) -> _Chunk:
-        chunk = self._chunks.get(index // CHUNK_MAX, self._last)
+        chunk = self._last
+        if index < chunk.base:
+            chunk = self._chunks[self._place(index)]
         assert chunk.base <= index < chunk.base + chunk.count, (index, chunk.base, chunk.count)
         return chunk
 
@@ -166,10 +177,18 @@ class MemoryLog(Log):
             if chunk.live:
                 if chunk.offsets is None:
                     chunk.raws[_slice(here, chunk.base)] = _NOTHING[: len(here)]
-            elif chunk is not self._last:
-                del self._chunks[chunk.base // CHUNK_MAX]
+            elif chunk is self._last:
+                chunk.begin(self.end)
             else:
-                self._last = _Chunk(self.end)
+                del self._chunks[self._place(chunk.base)]
+
+
+def _extend(chunk: _Chunk, origin: Origin, raws: list[bytes]) -> None:
+    added = len(raws)
+    chunk.raws += raws
+    chunk.origins += [origin] * added
+    chunk.count += added
+    chunk.live += added
 
 
 def _inside(indexes: range, chunk: _Chunk) -> range:

@@ -100,11 +100,10 @@ class ChannelConsumer(Consumer):
         if not channel.may_deliver:
             return 0
         if self.no_ack:
-            return NO_LIMIT
+        room = channel.prefetch - channel.unsettled.count if channel.prefetch else NO_LIMIT
+            return NO_LIMIT if room > 0 else 0  # It takes no room, but asks for some (RabbitMQ).
         credit = self.prefetch - self.unsettled if self.prefetch else NO_LIMIT
-        if channel.prefetch:
-            credit = min(credit, channel.prefetch - channel.unsettled.count)
-        return credit
+        return min(credit, room)
 
     def deliver(self, queue: Queue, indexes: range, batch: Batch, redelivered: bool) -> None:
         self._channel.deliver(self, indexes, batch, redelivered)
@@ -185,9 +184,16 @@ class Channel:
         return size
 
     def _answer(
-        self, answer: Answer | Pending[Answer], index: int, reply: Callable[[Answer], None]
+        self,
+        answer: Answer | Pending[Answer],
+        index: int,
+        reply: Callable[[Answer], None],
+        undo: Callable[[Answer], None] | None = None,
     ) -> None:
-        """Reply now, or when the answer is there; meanwhile the channel waits, and not for ever."""
+        """Reply now, or when the answer is there; meanwhile the channel waits, and not for ever.
+
+        ``undo`` takes back what comes when nobody waits any more.
+        """
         if not isinstance(answer, Pending):
             reply(answer)
             return
@@ -196,7 +202,7 @@ class Channel:
 
         def finish(act: Callable[[], None]) -> None:
             deadline.cancel()
-            answer.then = answer.otherwise = None
+            answer.then, answer.otherwise = undo, None
             if self.session.channels.get(self.number) is self:
                 self.waiting = False
                 self.session.guard(self, index, act)
@@ -209,7 +215,13 @@ class Channel:
             refuse_late = InternalError("the answer took too long; try again")
             finish(lambda: refuse(refuse_late))
 
-        answer.then = lambda value: finish(lambda: reply(value))
+        def resolve(value: Answer) -> None:
+            late = self.session.channels.get(self.number) is not self
+            finish(lambda: reply(value))
+            if late and undo is not None:
+                undo(value)
+
+        answer.then = resolve
         answer.otherwise = lambda error: finish(lambda: refuse(error))
         now_s = broker.world.clock.monotonic_s()
         deadline = broker.deadlines.at(now_s + broker.limits.pending_s_max, expire)
@@ -422,9 +434,12 @@ class Channel:
             consumer = run.consumer
             if isinstance(consumer, ChannelConsumer):
                 consumer.unsettled -= len(run.indexes)
-                if consumer in self.parked_consumers and consumer.credit > 0:
-                    del self.parked_consumers[consumer]
-                    consumer.queue.resume(consumer)
+                if consumer in self.parked_consumers:
+                    if consumer.credit > 0:
+                        del self.parked_consumers[consumer]
+                        consumer.queue.resume(consumer)
+                    else:
+                        consumer.park()  # Perhaps for another reason than before.
         if self.prefetch and self.parked_consumers:
             self.resume_consumers()
 
@@ -437,6 +452,9 @@ class Channel:
             self.prefetch = method.prefetch_count
             self.resume_consumers()
         else:
+            if self.prefetch:
+                self.prefetch = 0  # The one replaces the other (RabbitMQ).
+                self.resume_consumers()
             self.prefetch_for_new = method.prefetch_count
         self._send(commands.Basic.QosOk())
 
@@ -455,7 +473,7 @@ class Channel:
             if not method.nowait:
                 self._send(commands.Basic.ConsumeOk(tag))
 
-        self._answer(queue.consume(consumer), method.index, reply)
+        self._answer(queue.consume(consumer), method.index, reply, lambda _: self._leave(consumer))
 
     def _cancel(self, method: commands.Basic.Cancel) -> None:
         consumer = self._consumers.get(method.consumer_tag or "")
@@ -466,6 +484,9 @@ class Channel:
 
     def _remove_consumer(self, consumer: ChannelConsumer) -> None:
         """Take a consumer away; an auto-delete queue goes with its last."""
+        self._leave(consumer)
+
+    def _leave(self, consumer: ChannelConsumer) -> None:
         del self._consumers[consumer.tag]
         self.parked_consumers.pop(consumer, None)
         queue = consumer.queue
@@ -484,6 +505,10 @@ class Channel:
 
     def _get(self, method: commands.Basic.Get) -> None:
         queue = self._queue(method.queue)
+        def undo(got: Got | None) -> None:
+            if got is not None and not method.no_ack:
+                queue.settle(range(got.index, got.index + 1), Outcome.REQUEUE)
+
 
         def reply(got: Got | None) -> None:
             if got is None:
@@ -499,7 +524,7 @@ class Channel:
                 indexes = range(got.index, got.index + 1)
                 self.unsettled.add(Delivered(tag, indexes, queue, None))
 
-        self._answer(queue.get(method.no_ack), method.index, reply)
+        self._answer(queue.get(method.no_ack), method.index, reply, undo)
 
     def _recover(self, method: commands.Basic.Recover | commands.Basic.RecoverAsync) -> None:
         if not method.requeue:
@@ -530,15 +555,16 @@ class Channel:
         return prefix + "".join(rng.choices(_BASE64URL, k=_GENERATED_NAME_LETTERS))
 
     def _declare_queue(self, method: commands.Queue.Declare) -> None:
+        name = _one_line(method.queue)
         session = self.session
         if method.passive:
-            queue = self._queue(method.queue)
+            queue = self.vhost.queue(name, session)
         else:
-            generated = not method.queue
+            generated = not name
             definition = QueueDefinition(
                 self.vhost.name,
-                method.queue or self._generate_name("amq.gen-"),
-                method.durable,
+                name or self._generate_name("amq.gen-"),
+                method.durable and not method.exclusive,
                 method.exclusive,
                 method.auto_delete,
                 method.arguments or {},
@@ -560,7 +586,8 @@ class Channel:
             self._send(answer)
 
     def _delete_queue(self, method: commands.Queue.Delete) -> None:
-        count = self._delete(self._name(method.queue), method.if_unused, method.if_empty)
+        name = _one_line(self._name(method.queue))
+        count = self._delete(name, method.if_unused, method.if_empty)
         if not method.nowait:
             self._send(commands.Queue.DeleteOk(count))
 
@@ -593,24 +620,25 @@ class Channel:
 
         Without queue and routing key, both are the last queue's name (section 1.7.2.3).
         """
-        queue = self._name(method.queue)
+        queue = _one_line(self._name(method.queue))
         key = method.routing_key
         if not method.queue and not key:
             key = queue
         return BindingDefinition(
-            self.vhost.name, method.exchange, queue, key, method.arguments or {}
+            self.vhost.name, _one_line(method.exchange), queue, key, method.arguments or {}
         )
 
     # -- exchanges -----------------------------------------------------------------------------
 
+        name = _one_line(method.exchange)
     def _declare_exchange(self, method: commands.Exchange.Declare) -> None:
         if method.passive:
-            self.vhost.check_exchange(method.exchange)
+            self.vhost.check_named_exchange(name)
         else:
             self.vhost.declare_exchange(
                 ExchangeDefinition(
                     self.vhost.name,
-                    method.exchange,
+                    name,
                     method.exchange_type,
                     method.durable,
                     method.auto_delete,
@@ -622,9 +650,14 @@ class Channel:
             self._send(commands.Exchange.DeclareOk())
 
     def _delete_exchange(self, method: commands.Exchange.Delete) -> None:
-        self.vhost.delete_exchange(method.exchange, method.if_unused)
+        self.vhost.delete_exchange(_one_line(method.exchange), method.if_unused)
         if not method.nowait:
             self._send(commands.Exchange.DeleteOk())
+
+def _one_line(name: str) -> str:
+    """A name without line ends, which get into some by accident (RabbitMQ)."""
+    return name.replace("\r", "").replace("\n", "")
+
 
 
 _ACK_INDEX = commands.Basic.Ack.index

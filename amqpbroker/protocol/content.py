@@ -28,6 +28,7 @@ from amqpbroker.protocol.frames import (
 _DELIVER = b"\x00\x3c\x00\x3c"
 _GET_OK = b"\x00\x3c\x00\x47"
 _RETURN = b"\x00\x3c\x00\x32"
+_HEADER_MARK, _BODY_MARK = bytes((HEADER,)), bytes((BODY,))
 _SIZE = struct.Struct(">I")
 _CHANNEL = struct.Struct(">H")
 _REPLY_CODE = struct.Struct(">H")
@@ -154,26 +155,43 @@ def encode_return(channel: int, code: int, text: str, address: bytes) -> bytes:
     return frame(METHOD, channel, payload)
 
 
+def encode_reframed_deliveries(
+    prefix: bytes, tag_first: int, suffix: bytes, raws: list[bytes], channel: int, frame_max: int
+) -> bytes:
+    """As `encode_deliveries`, for a consumer whom the publisher's frames do not fit."""
+    number = _CHANNEL.pack(channel)
+    payload_max = frame_max - FRAME_OVERHEAD_BYTES
+    pieces: list[bytes | memoryview] = []
+    for tag, raw in enumerate(raws, tag_first):
+        pieces += (prefix, _pack_tag(tag), suffix)
+        pieces += _reframed(raw, number, payload_max)
+    return b"".join(pieces)
+
+
 def reframe(raw: bytes, channel: int, frame_max: int) -> bytes:
     """The content frames of ``raw`` for another ``channel``, none larger than ``frame_max`` octets.
 
     A header frame cannot be split: it stays as large as it is.
     """
-    number = _CHANNEL.pack(channel)
+    return b"".join(_reframed(raw, _CHANNEL.pack(channel), frame_max - FRAME_OVERHEAD_BYTES))
+
+
+def _reframed(raw: bytes, number: bytes, payload_max: int) -> list[bytes | memoryview]:
+    """Pieces that together are ``raw`` on channel ``number``, its body in frames that fit."""
     start = _SIZE.unpack_from(raw, 3)[0] + FRAME_OVERHEAD_BYTES
-    pieces = [raw[:1], number, raw[3:start]]
-    payload_max = frame_max - FRAME_OVERHEAD_BYTES
+    pieces: list[bytes | memoryview] = [_HEADER_MARK, number, raw[3:start]]
     while start < len(raw):
         size = _SIZE.unpack_from(raw, start + 3)[0]
         end = start + size + FRAME_OVERHEAD_BYTES
         if size <= payload_max:
-            pieces += (raw[start : start + 1], number, raw[start + 3 : end])
+            pieces += (_BODY_MARK, number, raw[start + 3 : end])
         else:
-            first = start + 7
-            for cut in range(first, end - 1, payload_max):
-                pieces.append(frame(BODY, channel, raw[cut : min(cut + payload_max, end - 1)]))
+            view = memoryview(raw)
+            for cut in range(start + 7, end - 1, payload_max):
+                part = view[cut : min(cut + payload_max, end - 1)]
+                pieces += (_BODY_MARK, number, _SIZE.pack(len(part)), part, END)
         start = end
-    return b"".join(pieces)
+    return pieces
 
 
 def encode_content(channel: int, block: bytes, body: bytes, frame_max: int) -> bytes:

@@ -33,9 +33,9 @@ from amqpbroker.message import Batch, Origin
 from amqpbroker.protocol.content import (
     delivery_prefix,
     delivery_suffix,
-    encode_address,
     encode_deliveries,
     encode_get_ok,
+    encode_reframed_deliveries,
     encode_return,
     reframe,
 )
@@ -47,6 +47,7 @@ from amqpbroker.protocol.events import (
     PublishMethod,
     Settle,
 )
+from amqpbroker.protocol.fields import write_shortstr
 from amqpbroker.queues.queue import NO_LIMIT, Consumer, Got, Outcome, Pending, Queue
 from amqpbroker.routing.router import Exchange
 
@@ -88,7 +89,8 @@ class ChannelConsumer(Consumer):
         self.prefetch = channel.prefetch_for_new
         self.unsettled = 0
         self._channel = channel
-        self._templates: dict[bytes, tuple[bytes, bytes, bytes]] = {}
+        self._tag_octets = write_shortstr(tag)
+        self._templates: tuple[dict[bytes, tuple[bytes, bytes]], ...] = ({}, {})
 
     @property
     def shares_credit(self) -> bool:
@@ -99,8 +101,8 @@ class ChannelConsumer(Consumer):
         channel = self._channel
         if not channel.may_deliver:
             return 0
-        if self.no_ack:
         room = channel.prefetch - channel.unsettled.count if channel.prefetch else NO_LIMIT
+        if self.no_ack:
             return NO_LIMIT if room > 0 else 0  # It takes no room, but asks for some (RabbitMQ).
         credit = self.prefetch - self.unsettled if self.prefetch else NO_LIMIT
         return min(credit, room)
@@ -108,19 +110,16 @@ class ChannelConsumer(Consumer):
     def deliver(self, queue: Queue, indexes: range, batch: Batch, redelivered: bool) -> None:
         self._channel.deliver(self, indexes, batch, redelivered)
 
-    def template(self, address: bytes) -> tuple[bytes, bytes, bytes]:
-        """What deliveries of messages with ``address`` have in common.
-
-        Prefix, and suffix of fresh and of redelivered ones.
-        """
-        template = self._templates.get(address)
+    def template(self, address: bytes, redelivered: bool) -> tuple[bytes, bytes]:
+        """What deliveries of messages with ``address`` have in common, before the tag and after."""
+        templates = self._templates[redelivered]
+        template = templates.get(address)
         if template is None:
-            if len(self._templates) >= _TEMPLATES_MAX:
-                self._templates.clear()
-            template = self._templates[address] = (
-                delivery_prefix(self._channel.number, self.tag, address),
-                delivery_suffix(address, redelivered=False),
-                delivery_suffix(address, redelivered=True),
+            if len(templates) >= _TEMPLATES_MAX:
+                templates.clear()
+            template = templates[address] = (
+                delivery_prefix(self._channel.number, self._tag_octets, address),
+                delivery_suffix(address, redelivered),
             )
         return template
 
@@ -236,6 +235,7 @@ class Channel:
         taken, _ = self.unsettled.take_up_to(0)
         for run in taken:
             run.queue.settle(run.indexes, Outcome.REQUEUE)
+        self._window.advance()  # What is committed by now is told before close-ok.
         self._window.close()
         size = sum(size for _, size in self.parked)
         self.parked.clear()
@@ -259,7 +259,7 @@ class Channel:
             route = self._find_route(event)
         origin = route.origin
         if origin.traits is not event.traits:
-            origin = self._origin(event, origin.address)
+            origin = self._origin(event)
         work = len(raws) * len(route.queues)
         if work > WORK_MAX and len(raws) > 1:
             part = max(1, WORK_MAX // len(route.queues))
@@ -289,19 +289,19 @@ class Channel:
             source = exchange
         else:
             source = queues[0]
-        origin = self._origin(event, encode_address(method.exchange, method.routing_key))
+        origin = self._origin(event)
         route = Route(source, source.version, origin, queues)
         if exchange.type.cacheable and (method.exchange or queues):
             self._remember(method, route)
         return route
 
-    def _origin(self, event: Publish, address: bytes) -> Origin:
+    def _origin(self, event: Publish) -> Origin:
         """What the messages of ``event`` share."""
         method = event.method
         return Origin(
             method.exchange,
             method.routing_key,
-            address,
+            method.address,
             self.number,
             self.session.connection.frame_max,
             event.traits,
@@ -387,19 +387,15 @@ class Channel:
         raws: list[bytes],
         redelivered: bool,
     ) -> None:
-        prefix, fresh, again = consumer.template(origin.address)
-        raws = self._fit(origin, raws)
-        self.session.connection.send(
-            encode_deliveries(prefix, tag, again if redelivered else fresh, raws)
-        )
-
-    def _fit(self, origin: Origin, raws: list[bytes]) -> list[bytes]:
-        """Content frames as this channel can send them: the publisher's own, if they fit."""
-        frame_max = self.session.connection.frame_max
-        number = self.number
-        if origin.channel == number and origin.frame_max <= frame_max:
-            return raws
-        return [reframe(raw, number, frame_max) for raw in raws]
+        prefix, suffix = consumer.template(origin.address, redelivered)
+        connection = self.session.connection
+        frame_max = connection.frame_max
+        if origin.channel == self.number and origin.frame_max <= frame_max:
+            connection.send(encode_deliveries(prefix, tag, suffix, raws))
+        else:
+            connection.send(
+                encode_reframed_deliveries(prefix, tag, suffix, raws, self.number, frame_max)
+            )
 
     def resume_consumers(self) -> None:
         """Credit may have come back: who has some takes its turn again."""
@@ -452,10 +448,10 @@ class Channel:
             self.prefetch = method.prefetch_count
             self.resume_consumers()
         else:
+            self.prefetch_for_new = method.prefetch_count
             if self.prefetch:
                 self.prefetch = 0  # The one replaces the other (RabbitMQ).
                 self.resume_consumers()
-            self.prefetch_for_new = method.prefetch_count
         self._send(commands.Basic.QosOk())
 
     def _consume(self, method: commands.Basic.Consume) -> None:
@@ -484,10 +480,10 @@ class Channel:
 
     def _remove_consumer(self, consumer: ChannelConsumer) -> None:
         """Take a consumer away; an auto-delete queue goes with its last."""
+        del self._consumers[consumer.tag]
         self._leave(consumer)
 
     def _leave(self, consumer: ChannelConsumer) -> None:
-        del self._consumers[consumer.tag]
         self.parked_consumers.pop(consumer, None)
         queue = consumer.queue
         queue.cancel(consumer)
@@ -505,10 +501,10 @@ class Channel:
 
     def _get(self, method: commands.Basic.Get) -> None:
         queue = self._queue(method.queue)
+
         def undo(got: Got | None) -> None:
             if got is not None and not method.no_ack:
                 queue.settle(range(got.index, got.index + 1), Outcome.REQUEUE)
-
 
         def reply(got: Got | None) -> None:
             if got is None:
@@ -518,8 +514,8 @@ class Channel:
             self._next_tag += 1
             address = got.origin.address
             head = encode_get_ok(self.number, tag, got.redelivered, address, got.ready)
-            raw = self._fit(got.origin, [got.raw])[0]
-            self.session.connection.send(head + raw)
+            connection = self.session.connection
+            connection.send(head + reframe(got.raw, self.number, connection.frame_max))
             if not method.no_ack:
                 indexes = range(got.index, got.index + 1)
                 self.unsettled.add(Delivered(tag, indexes, queue, None))
@@ -555,8 +551,8 @@ class Channel:
         return prefix + "".join(rng.choices(_BASE64URL, k=_GENERATED_NAME_LETTERS))
 
     def _declare_queue(self, method: commands.Queue.Declare) -> None:
-        name = _one_line(method.queue)
         session = self.session
+        name = _one_line(method.queue)
         if method.passive:
             queue = self.vhost.queue(name, session)
         else:
@@ -630,8 +626,8 @@ class Channel:
 
     # -- exchanges -----------------------------------------------------------------------------
 
-        name = _one_line(method.exchange)
     def _declare_exchange(self, method: commands.Exchange.Declare) -> None:
+        name = _one_line(method.exchange)
         if method.passive:
             self.vhost.check_named_exchange(name)
         else:
@@ -654,10 +650,10 @@ class Channel:
         if not method.nowait:
             self._send(commands.Exchange.DeleteOk())
 
+
 def _one_line(name: str) -> str:
     """A name without line ends, which get into some by accident (RabbitMQ)."""
     return name.replace("\r", "").replace("\n", "")
-
 
 
 _ACK_INDEX = commands.Basic.Ack.index

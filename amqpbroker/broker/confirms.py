@@ -21,7 +21,8 @@ from amqpbroker.queues.queue import Queue
 class _Run:
     """Messages ``first`` … ``first + count - 1`` and where they went.
 
-    (queue, index behind the last).
+    (queue, index behind the last). ``first`` is 0 if nobody is told of them: they were published
+    before confirms were asked for.
     """
 
     first: int
@@ -59,9 +60,11 @@ class ConfirmWindow:
 
     def published(self, raws: list[bytes], targets: list[tuple[Queue, int]]) -> None:
         """Messages went to ``targets`` (none, if they were unroutable)."""
-        first = self._next
+        first = 0
         count = len(raws)
-        self._next += count
+        if self.confirming:
+            first = self._next
+            self._next += count
         for queue, end in targets:
             if queue.committed < end:
                 break
@@ -86,9 +89,10 @@ class ConfirmWindow:
         for run in self._open:
             done = run.committed()
             if done:
-                self._early.append((run.first, run.first + done - 1))
-                run.first += done
                 run.count -= done
+                if run.first:
+                    self._early.append((run.first, run.first + done - 1))
+                    run.first += done
             if run.count:
                 waiting.append(run)
                 slowest = max(run.targets, key=lambda target: target[1] - target[0].committed)
@@ -97,7 +101,7 @@ class ConfirmWindow:
                 self._account(-run.size)
         self._open = waiting
         if self.confirming:
-            self._tell(waiting[0].first - 1 if waiting else self._next - 1)
+            self._tell(next((run.first for run in waiting if run.first), self._next) - 1)
         self._early = []
 
     def _tell(self, without_gap: int) -> None:

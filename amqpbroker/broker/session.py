@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 
 
 _OWN = (Login, Open, Closed)
+_OPEN_INDEX = commands.Connection.Open.index
 
 
 class Session(Attached):
@@ -104,7 +105,8 @@ class Session(Attached):
     def handle(self, event: Event) -> int:
         """Do what the peer asks; the work it was, in messages times destinations."""
         if isinstance(event, _OWN):
-            self.guard(None, 0, lambda: self._handle_own(event))
+            index = _OPEN_INDEX if isinstance(event, Open) else 0
+            self.guard(None, index, lambda: self._handle_own(event))
             return 1
         channel = self.channels.get(event.channel)
         if channel is None:

@@ -30,6 +30,25 @@ from amqpbroker.routing.router import EXCHANGE_TYPES, Router
 
 _LATER_QUEUE_TYPES = ("quorum", "stream")
 _DEFAULT_QUEUE_TYPE = "classic"
+_QUEUE_ARGUMENTS = (
+    "x-expires",
+    "x-message-ttl",
+    "x-dead-letter-exchange",
+    "x-dead-letter-routing-key",
+    "x-dead-letter-strategy",
+    "x-max-length",
+    "x-max-length-bytes",
+    "x-max-priority",
+    "x-overflow",
+    "x-queue-mode",
+    "x-queue-version",
+    "x-single-active-consumer",
+    "x-queue-type",
+    "x-queue-master-locator",
+    "x-delivery-limit",
+)
+"""What is compared when a queue is declared again; other arguments are their owner's business."""
+_EXCHANGE_ARGUMENTS = ("alternate-exchange",)
 
 
 class VHost:
@@ -77,20 +96,18 @@ class VHost:
 
         Raises `PreconditionFailed` if there is another.
         """
+        if not generated:
+            _check_name("queue", wanted.name)
         queue = self.queues.get(wanted.name)
         if queue is None:
-            if not generated:
-                _check_name("queue", wanted.name)
             return self._create_queue(wanted, asker)
-        if queue.owner is not None and queue.owner is not asker:
+        if queue.owner is not (asker if wanted.exclusive else None):
             raise self._locked(wanted.name)
         what = f"queue '{wanted.name}' in vhost '{self.name}'"
         there = queue.definition
         _check_same(what, "durable", wanted.durable, there.durable)
-        if wanted.exclusive != there.exclusive:
-            raise self._locked(wanted.name)
         _check_same(what, "auto_delete", wanted.auto_delete, there.auto_delete)
-        _check_same_arguments(what, wanted.arguments, there.arguments)
+        _check_same_arguments(what, _QUEUE_ARGUMENTS, wanted.arguments, there.arguments)
         return queue
 
     def _create_queue(self, wanted: QueueDefinition, asker: object) -> Queue:
@@ -139,6 +156,11 @@ class VHost:
             raise NotFound(f"no exchange '{name}' in vhost '{self.name}'")
         return exchange.definition
 
+    def check_named_exchange(self, name: str) -> None:
+        """See that there is an exchange ``name``, which is not the default one."""
+        _check_not_default(name)
+        self.check_exchange(name)
+
     def declare_exchange(self, wanted: ExchangeDefinition) -> None:
         """See to an exchange as ``wanted``. Raises `PreconditionFailed` if there is another."""
         _check_not_default(wanted.name)
@@ -155,7 +177,7 @@ class VHost:
         _check_same(what, "durable", wanted.durable, there.durable)
         _check_same(what, "auto_delete", wanted.auto_delete, there.auto_delete)
         _check_same(what, "internal", wanted.internal, there.internal)
-        _check_same_arguments(what, wanted.arguments, there.arguments)
+        _check_same_arguments(what, _EXCHANGE_ARGUMENTS, wanted.arguments, there.arguments)
 
     def delete_exchange(self, name: str, if_unused: bool) -> None:
         """Delete an exchange; one that is not there is no fault (RabbitMQ)."""
@@ -175,22 +197,18 @@ class VHost:
 
     def bind(self, binding: BindingDefinition, asker: object) -> None:
         """Bind a queue. Raises `NotFound`, or what the exchange's type has to say."""
-        self._check_binding(binding, asker)
+        self.check_named_exchange(binding.source)
+        self.queue(binding.destination, asker)
         self.router.exchanges[binding.source].type.check(binding)
         self._submit(put(binding))
 
     def unbind(self, binding: BindingDefinition, asker: object) -> None:
         """Unbind a queue; a binding, or an end of it, that is not there is no fault (RabbitMQ)."""
         _check_not_default(binding.source)
-        if binding.destination in self.queues:
+        exchange = self.router.exchanges.get(binding.source)
+        if exchange is not None and binding.identity in exchange.bindings:
             self.queue(binding.destination, asker)
-            if binding.source in self.router.exchanges:
-                self._submit(delete(binding))
-
-    def _check_binding(self, binding: BindingDefinition, asker: object) -> None:
-        _check_not_default(binding.source)
-        self.queue(binding.destination, asker)
-        self.check_exchange(binding.source)
+            self._submit(delete(binding))
 
     # -- routing -------------------------------------------------------------------------------
 
@@ -201,7 +219,7 @@ class VHost:
             queue = queues.get(routing_key)
             return () if queue is None else (queue,)
         names = self.router.exchanges[exchange].route(routing_key, headers)
-        return tuple(queues[name] for name in names)
+        return tuple([queues[name] for name in names])
 
     # -- changes -------------------------------------------------------------------------------
 
@@ -256,7 +274,7 @@ def _check_not_default(exchange: str) -> None:
 
 
 def _check_same(what: str, name: str, wanted: object, there: object) -> None:
-    if wanted != there:
+    if wanted != there or isinstance(wanted, bool) != isinstance(there, bool):
         raise PreconditionFailed(
             f"inequivalent arg '{name}' for {what}:"
             f" received {_shown(wanted)} but current is {_shown(there)}"
@@ -267,31 +285,39 @@ def _shown(value: object) -> str:
     return f"'{str(value).lower() if isinstance(value, bool) else value}'"
 
 
-def _check_same_arguments(what: str, wanted: Arguments, there: Arguments) -> None:
-    """Compare the arguments that the broker knows (``x-…``), and nobody else's."""
-    for name in sorted({*wanted, *there}):
-        received, current = wanted.get(name), there.get(name)
-        if received == current or not name.startswith("x-"):
-            continue
-        classic = (None, "classic")
-        if name == "x-queue-type" and received in classic and current in classic:
-            continue
-        raise PreconditionFailed(
-            f"inequivalent arg '{name}' for {what}:"
-            f" received {_argument(received)} but current is {_argument(current)}"
-        )
+def _check_same_arguments(
+    what: str, names: tuple[str, ...], wanted: Arguments, there: Arguments
+) -> None:
+    """Compare the arguments that the broker knows, and nobody else's."""
+    for name in names:
+        if name in wanted and name in there:
+            _check_same(what, name, wanted[name], there[name])
+        elif name in wanted or name in there:
+            if name == "x-queue-type" and {**wanted, **there}[name] == _DEFAULT_QUEUE_TYPE:
+                continue
+            received = _typed(wanted[name]) if name in wanted else "none"
+            current = _typed(there[name]) if name in there else "none"
+            raise PreconditionFailed(
+                f"inequivalent arg '{name}' for {what}:"
+                f" received {received} but current is {current}"
+            )
 
 
-def _argument(value: object) -> str:
-    """An argument as RabbitMQ writes it in its errors."""
+def _typed(value: object) -> str:
+    """An argument that stands against none, as RabbitMQ writes it in its errors."""
     match value:
-        case None:
-            return "none"
         case bool():
-            return f"the value '{str(value).lower()}' of type 'bool'"
+            kind = "bool"
         case int():
-            return f"the value '{value}' of type 'signedint'"
+            kind = "signedint" if -(1 << 31) <= value < 1 << 31 else "long"
+        case float():
+            kind = "double"
         case str():
-            return f"the value '{value}' of type 'longstr'"
+            kind = "longstr"
+        case list():
+            kind = "array"
+        case dict():
+            kind = "table"
         case _:
-            return f"the value '{value}'"
+            kind = "void" if value is None else type(value).__name__
+    return f"the value {_shown(value)} of type '{kind}'"

@@ -160,6 +160,23 @@ def test_nobody_is_told_without_confirms() -> None:
     assert publisher.acks == []
 
 
+def test_sequence_numbers_begin_when_confirms_are_asked_for() -> None:
+    publisher = Publisher(confirming=False)
+    publisher.publish(3)
+    publisher.publish(2, 0)
+    publisher.window.confirming = True
+
+    publisher.publish(1, 1)
+    publisher.publish(1, 0)
+    publisher.commit(1, 1)
+    assert publisher.acks == [(1, False)]
+    publisher.commit(0, 2)
+    publisher.commit(0, 3)
+
+    assert publisher.acks == [(1, False), (2, False)]
+    assert publisher.uncommitted_bytes == 0
+
+
 def test_octets_count_until_they_are_committed_with_and_without_confirms() -> None:
     for confirming in (False, True):
         publisher = Publisher(confirming)

@@ -483,7 +483,10 @@ class Connection:
         if position + 1 != len(payload):
             raise FrameError("cannot decode: Basic.Publish does not end where it should")
         bits = payload[position]
-        method = PublishMethod(payload, exchange, routing_key, bool(bits & 1), bool(bits & 2))
+        address = payload[_EXCHANGE_AT:position]
+        method = PublishMethod(
+            payload, address, exchange, routing_key, bool(bits & 1), bool(bits & 2)
+        )
         if len(self._methods) >= _METHODS_KEPT_MAX:
             self._methods.clear()
         self._methods[payload] = method

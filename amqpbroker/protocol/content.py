@@ -120,11 +120,13 @@ def encode_address(exchange: str, routing_key: str) -> bytes:
     return write_shortstr(exchange) + write_shortstr(routing_key)
 
 
-def delivery_prefix(channel: int, consumer_tag: str, address: bytes) -> bytes:
-    """A basic.deliver frame up to its delivery tag; constant for a consumer and an address."""
-    tag = write_shortstr(consumer_tag)
-    size = len(_DELIVER) + len(tag) + 8 + 1 + len(address)
-    return FRAME_HEADER.pack(METHOD, channel, size) + _DELIVER + tag
+def delivery_prefix(channel: int, consumer_tag: bytes, address: bytes) -> bytes:
+    """A basic.deliver frame up to its delivery tag; constant for a consumer and an address.
+
+    ``consumer_tag`` is a short string already.
+    """
+    size = len(_DELIVER) + len(consumer_tag) + 8 + 1 + len(address)
+    return FRAME_HEADER.pack(METHOD, channel, size) + _DELIVER + consumer_tag
 
 
 def delivery_suffix(address: bytes, redelivered: bool) -> bytes:

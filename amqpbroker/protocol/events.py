@@ -70,10 +70,12 @@ class Method:
 class PublishMethod:
     """A basic.publish method; equal ones on a connection are mostly the same object.
 
-    ``payload`` is what stood on the wire, good as a key.
+    ``payload`` is what stood on the wire, good as a key; ``address`` the part of it that is
+    exchange and routing key.
     """
 
     payload: bytes
+    address: bytes
     exchange: str
     routing_key: str
     mandatory: bool

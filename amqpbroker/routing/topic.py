@@ -55,30 +55,31 @@ class TopicExchange(ExchangeType):
             del parent.next[word]
 
     def route(self, routing_key: str, headers: Headers) -> Iterable[str]:
-        alive = _with_any_words([self._root])
+        alive = [self._root]
+        _add_any_words(alive)
         for word in _words(routing_key):
-            reached: dict[_Node, None] = {}
             # A key may hold the words '*' and '#' too; what they match, '*' and '#' match.
-            steps = ("*",) if word in ("*", "#") else (word, "*")
+            plain = word not in ("*", "#")
+            reached: list[_Node] = []
             for node in alive:
                 if node.any_words:
-                    reached[node] = None
-                for step in steps:
-                    following = node.next.get(step)
-                    if following is not None:
-                        reached[following] = None
-            alive = _with_any_words(reached)
-        for node in alive:
-            yield from node.bound.values()
+                    reached.append(node)
+                steps = node.next
+                if plain and (following := steps.get(word)) is not None:
+                    reached.append(following)
+                if (following := steps.get("*")) is not None:
+                    reached.append(following)
+            _add_any_words(reached)
+            alive = reached
+        return [destination for node in alive for destination in node.bound.values()]
 
 
-def _with_any_words(nodes: Iterable[_Node]) -> list[_Node]:
-    """``nodes`` and those that ``#`` leads to without taking a word."""
-    alive = list(nodes)
-    seen = set(alive)
-    for node in alive:
+def _add_any_words(nodes: list[_Node]) -> None:
+    """Add those that ``#`` leads to without taking a word.
+
+    Only they can be reached on two ways; every other node has one path.
+    """
+    for node in nodes:
         following = node.next.get("#")
-        if following is not None and following not in seen:
-            seen.add(following)
-            alive.append(following)
-    return alive
+        if following is not None and following not in nodes:
+            nodes.append(following)

@@ -25,6 +25,7 @@ from amqpbroker.protocol.content import (
     read_properties,
     reframe,
 )
+from amqpbroker.protocol.fields import write_shortstr
 from amqpbroker.protocol.frames import BODY, FRAME_HEADER, HEADER, frame
 
 property_test = settings(max_examples=200, derandomize=True, deadline=None)
@@ -184,7 +185,7 @@ def test_a_run_of_deliveries_is_what_was_meant(
 ) -> None:
     address = encode_address(exchange, routing_key)
     octets = encode_deliveries(
-        delivery_prefix(channel, consumer_tag, address),
+        delivery_prefix(channel, write_shortstr(consumer_tag), address),
         tag_first,
         delivery_suffix(address, redelivered),
         [encode_content(channel, block(priority=1), body, 4096) for body in bodies],

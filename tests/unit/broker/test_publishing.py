@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 from pamqp import commands
+from pamqp.base import Frame
+from pamqp.header import ContentHeader
 
 from amqpbroker.broker.broker import Broker, BrokerLimits
 from amqpbroker.protocol.content import encode_content
@@ -27,9 +29,9 @@ def bodies(peer: Peer, name: str = "q") -> list[bytes]:
         found.append(b"".join(received[2:]))
 
 
-def kinds(peer: Peer) -> list[str]:
-    """The names of what came, without content."""
-    return [item.name for _, item in peer.received() if hasattr(item, "frame_id")]
+def names(peer: Peer) -> list[str]:
+    """The names of the methods that came."""
+    return [item.name for _, item in peer.received() if isinstance(item, Frame)]
 
 
 # -- returns and confirms ----------------------------------------------------------------------
@@ -69,7 +71,7 @@ def test_a_message_comes_back_before_it_is_confirmed(peer: Peer) -> None:
 
     peer.publish("none", b"body", mandatory=True)
 
-    assert kinds(peer) == ["Basic.Return", "ContentHeader", "Basic.Ack"] or kinds(peer) == []
+    assert names(peer) == ["Basic.Return", "Basic.Ack"]
 
 
 @pytest.mark.parametrize("where", ["q", "none"])
@@ -280,7 +282,7 @@ def test_properties_that_differ_from_message_to_message_arrive_with_their_own(pe
         properties = basic.Properties(headers={"i": i}, delivery_mode=1 + i % 2)
         peer.publish("q", b"%d" % i, properties=properties)
 
-    headers = [item for _, item in peer.received() if item.__class__.__name__ == "ContentHeader"]
+    headers = [item for _, item in peer.received() if isinstance(item, ContentHeader)]
 
     found: list[Any] = [(h.properties.headers["i"], h.properties.delivery_mode) for h in headers]
     assert found == [(0, 1), (1, 2), (2, 1), (3, 2), (4, 1)]

@@ -21,6 +21,7 @@ from amqpbroker.protocol.content import (
     encode_content,
     encode_deliveries,
     encode_get_ok,
+    encode_reframed_deliveries,
     encode_return,
     read_properties,
     reframe,
@@ -211,6 +212,23 @@ def test_a_run_of_deliveries_is_what_was_meant(
     assert [item.value for _, item in items if isinstance(item, pamqp.body.ContentBody)] == [
         body for body in bodies if body
     ]
+
+
+@property_test
+@given(
+    st.integers(1, 65535),
+    st.integers(4096, 10_000),
+    st.lists(st.binary(max_size=20_000), max_size=3),
+)
+def test_deliveries_that_are_framed_anew_are_those_of_each_message_framed_anew(
+    channel: int, frame_max: int, bodies: list[bytes]
+) -> None:
+    raws = [encode_content(9, b"\0\0", body, 131072) for body in bodies]
+
+    octets = encode_reframed_deliveries(b"prefix", 5, b"suffix", raws, channel, frame_max)
+
+    anew = [reframe(raw, channel, frame_max) for raw in raws]
+    assert octets == encode_deliveries(b"prefix", 5, b"suffix", anew)
 
 
 @property_test

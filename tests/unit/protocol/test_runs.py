@@ -466,6 +466,19 @@ def test_empty_body_frames_add_nothing(running: Running) -> None:
     assert bodies(whole) == bodies(in_pieces) == [b"body"]
 
 
+def test_a_body_in_tiny_frames_is_framed_anew(running: Running) -> None:
+    connection = running(1)
+    body = bytes(range(256)) * 64
+    method, header, *_ = plain(body)
+    octets = [frame(BODY, 1, body[at : at + 1]) for at in range(len(body))]
+
+    assert take(connection, method + header) == []
+    (event,) = take(connection, b"".join(octets))
+
+    assert isinstance(event, Publish)
+    assert event.raws == [header + frame(BODY, 1, body)]
+
+
 def test_what_precedes_a_broken_message_counts(running: Running) -> None:
     connection = running(1)
     connection.receive(joined(plain(b"1"), plain(b"2"), plain(b"3", block=b"\x80\0\xff")), 0.0)

@@ -302,8 +302,9 @@ class Session(Attached):
     def account(self, change_bytes: int) -> None:
         """Octets were accepted that are not committed yet, or (negative) have been."""
         self.uncommitted_bytes += change_bytes
-        self._look_what_holds()
         self.broker.account_uncommitted(change_bytes)
+        if change_bytes > 0:
+            self._look_what_holds()
 
     def alarm_changed(self) -> None:
         if self.broker.alarms:

@@ -212,3 +212,17 @@ class SlowQueues(QueueType):
     def open(self, definition: QueueDefinition, wake: Callable[[Queue], Any]) -> Queue:
         queue = self.opened[definition.name] = SlowQueue(definition, wake)
         return queue
+
+
+class HeldQueues(QueueType):
+    """Makes classic queues over `HeldLog`; ``logs`` has those by the queue's name."""
+
+    def __init__(self) -> None:
+        self.logs: dict[str, HeldLog] = {}
+
+    def check(self, arguments: Arguments) -> None:
+        """Accept whatever arguments there are."""
+
+    def open(self, definition: QueueDefinition, wake: Callable[[Queue], Any]) -> Queue:
+        log = self.logs[definition.name] = HeldLog()
+        return ClassicQueue(definition, log, wake)

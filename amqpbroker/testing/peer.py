@@ -47,7 +47,8 @@ class Peer:
         self.connection = Connection(
             broker.limits.wire, broker.server_properties(), broker.world.clock.monotonic_s()
         )
-        self.session = Session(broker, self.connection, host, self._transmit, lambda: None)
+        self.session = Session(broker, self.connection, host, self._transmit, self._on_release)
+        self._released = False
         self._unsent = b""
         self._unread = b""
 
@@ -60,10 +61,16 @@ class Peer:
 
     def settle_down(self) -> None:
         """Have the broker do everything it can."""
-        while self.session.take(WORK_MAX) and not self.session.held:
+        self._released = True
+        while self._released:
+            self._released = False
+            while self.session.take(WORK_MAX) and not self.session.held:
+                self._run_turns()
+            self.broker.turn.speak(self.session)
             self._run_turns()
-        self.broker.turn.speak(self.session)
-        self._run_turns()
+
+    def _on_release(self) -> None:
+        self._released = True
 
     def _run_turns(self) -> None:
         while self.broker.turn.run():

@@ -56,7 +56,8 @@ class TopicExchange(ExchangeType):
 
     def route(self, routing_key: str, headers: Headers) -> Iterable[str]:
         alive = [self._root]
-        _add_any_words(alive)
+        staying: set[_Node] = set()
+        _add_any_words(alive, staying)
         for word in _words(routing_key):
             # A key may hold the words '*' and '#' too; what they match, '*' and '#' match.
             plain = word not in ("*", "#")
@@ -69,17 +70,18 @@ class TopicExchange(ExchangeType):
                     reached.append(following)
                 if (following := steps.get("*")) is not None:
                     reached.append(following)
-            _add_any_words(reached)
+            _add_any_words(reached, staying)
             alive = reached
         return [destination for node in alive for destination in node.bound.values()]
 
 
-def _add_any_words(nodes: list[_Node]) -> None:
+def _add_any_words(nodes: list[_Node], staying: set[_Node]) -> None:
     """Add those that ``#`` leads to without taking a word.
 
-    Only they can be reached on two ways; every other node has one path.
+    Only they can be reached on two ways, since they stay alive; every other node has one path.
     """
     for node in nodes:
         following = node.next.get("#")
-        if following is not None and following not in nodes:
+        if following is not None and following not in staying:
+            staying.add(following)
             nodes.append(following)

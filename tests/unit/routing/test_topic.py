@@ -1,13 +1,14 @@
 """The topic exchange against a matcher that tries everything."""
 
 import gc
+from itertools import product
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from amqpbroker.definitions import BindingDefinition
-from amqpbroker.routing.topic import TopicExchange
+from amqpbroker.routing.topic import TopicExchange, _Node
 
 property_test = settings(max_examples=300, derandomize=True, deadline=None)
 
@@ -176,6 +177,32 @@ def test_many_hashes_do_not_multiply() -> None:
 
     assert steps < words * 100
     assert list(exchange.route(".".join("a" * 9), None)) == []
+
+
+class ComparedNode(_Node):
+    """A node that counts how often it is compared with another one."""
+
+    __slots__ = ()
+    __hash__ = object.__hash__
+    times = 0
+
+    def __eq__(self, other: object) -> bool:
+        ComparedNode.times += 1
+        return self is other
+
+
+def test_nodes_that_are_alive_together_are_not_compared_with_one_another() -> None:
+    exchange = exchange_with(*(".".join(words) + ".#" for words in product("a*", repeat=8)))
+    nodes = [exchange._root]
+    for node in nodes:
+        node.__class__ = ComparedNode
+        nodes += node.next.values()
+    ComparedNode.times = 0
+
+    found = list(exchange.route("a.a.a.a.a.a.a.a.a", None))
+
+    assert len(found) == 256
+    assert ComparedNode.times < 256
 
 
 def test_nothing_is_left_of_bindings_that_came_and_went() -> None:

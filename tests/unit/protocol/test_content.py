@@ -295,7 +295,7 @@ def test_reframing_keeps_header_and_body(
     assert frames[0] == (HEADER, new, header)
     assert {(kind, channel) for kind, channel, _ in frames[1:]} <= {(BODY, new)}
     assert b"".join(payload for _, _, payload in frames[1:]) == body
-    assert all(len(payload) + 8 <= frame_max for _, _, payload in frames[1:])
+    assert all(0 < len(payload) <= frame_max - 8 for _, _, payload in frames[1:])
 
 
 def test_frames_that_fit_stay_as_they_are() -> None:
@@ -312,6 +312,16 @@ def test_a_large_body_is_cut_into_the_largest_frames() -> None:
     frames = split(encode_content(1, block(), b"x" * 10_000, 4096))
 
     assert [len(payload) for _, _, payload in frames[1:]] == [4088, 4088, 1824]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_a_body_that_fills_its_frames_is_not_followed_by_an_empty_one(count: int) -> None:
+    body = b"x" * 4088 * count
+
+    cut = split(reframe(encode_content(1, block(), body, 131072), 1, 4096))
+
+    assert [len(payload) for _, _, payload in cut[1:]] == [4088] * count
+    assert cut == split(encode_content(1, block(), body, 4096))
 
 
 def test_a_header_frame_is_never_split() -> None:

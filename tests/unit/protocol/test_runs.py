@@ -364,16 +364,36 @@ def test_messages_that_differ_in_their_bodies_alone_are_one_run(running: Running
     assert (run.channel, run.index) == (1, commands.Basic.Publish.index)
 
 
-def test_the_run_says_what_the_method_said(running: Running) -> None:
-    publish = commands.Basic.Publish(0, "amq.topic", "a.b", True, False)
+@pytest.mark.parametrize("mandatory", [True, False])
+@pytest.mark.parametrize("immediate", [True, False])
+def test_the_run_says_what_the_method_said(
+    running: Running, mandatory: bool, immediate: bool
+) -> None:
+    publish = commands.Basic.Publish(0, "amq.topic", "a.b", mandatory, immediate)
     octets = encode_method(1, publish)
 
     (run,) = take(running(1), octets + encode_content(1, b"\0\0", b"body", FRAME_MAX))
 
     assert isinstance(run, Publish)
     assert run.method.payload == octets[7:-1]
+    assert run.method.address == b"\x09amq.topic\3a.b"
     assert (run.method.exchange, run.method.routing_key) == ("amq.topic", "a.b")
-    assert (run.method.mandatory, run.method.immediate) == (True, False)
+    assert (run.method.mandatory, run.method.immediate) == (mandatory, immediate)
+
+
+@pytest.mark.parametrize("missing", range(1, 10))
+def test_a_publish_that_is_cut_off_is_a_frame_error(running: Running, missing: int) -> None:
+    payload = encode_method(1, commands.Basic.Publish(0, "x", "key"))[7:-1]
+
+    with pytest.raises(FrameError, match="cannot decode"):
+        take(running(1), frame(METHOD, 1, payload[:-missing]))
+
+
+def test_octets_behind_a_publish_are_a_frame_error(running: Running) -> None:
+    payload = encode_method(1, commands.Basic.Publish(0, "x", "key"))[7:-1]
+
+    with pytest.raises(FrameError, match=r"Basic\.Publish does not end where it should"):
+        take(running(1), frame(METHOD, 1, payload + b"\0"))
 
 
 def test_messages_of_other_sizes_and_ids_go_on_with_the_run(running: Running) -> None:

@@ -6,6 +6,7 @@ when the batch is through: queues hand out, windows confirm, sessions send. A tu
 amount of work; whoever runs it lets others have the processor before the next.
 """
 
+from collections.abc import Callable
 from typing import Protocol
 
 from amqpbroker.queues.queue import Queue
@@ -39,6 +40,8 @@ class Turn:
     def __init__(self) -> None:
         self.number = 0
         """Turns that were run."""
+        self.on_behind: Callable[[], None] | None = None
+        self._behind = False
         self._queues: dict[Queue, None] = {}
         self._windows: dict[Confirming, None] = {}
         self._speakers: dict[Speaker, None] = {}
@@ -55,10 +58,22 @@ class Turn:
         """``speaker`` has something to send."""
         self._speakers[speaker] = None
 
-    def run(self) -> bool:
-        """Do what is noted, within the budget.
+    def end_batch(self) -> None:
+        """Do what a batch has set in motion, if that is not too much; else have it done.
 
-        Whether there is more: then come again after a checkpoint.
+        While there is more than a turn's work, one task works it off turn by turn (`on_behind`
+        calls it), and nobody else takes part: a connection that has asked a small thing must not
+        be kept by what others have set in motion.
+        """
+        if self._behind:
+            self._tell()
+        elif self.run() and self.on_behind is not None:
+            self.on_behind()
+
+    def run(self) -> bool:
+        """Do what is noted, within the budget; whether there is more.
+
+        Then come again after a checkpoint.
         """
         self.number += 1
         queues = self._queues
@@ -70,6 +85,12 @@ class Turn:
             if handed >= _DISPATCH_MAX:
                 queues[queue] = None
             work -= handed + 1
+        self._tell()
+        self._behind = bool(queues or self._windows or self._speakers)
+        return self._behind
+
+    def _tell(self) -> None:
+        """Confirm and send."""
         if self._windows:
             windows, self._windows = self._windows, {}
             for window in windows:
@@ -77,4 +98,3 @@ class Turn:
         speakers, self._speakers = self._speakers, {}
         for speaker in speakers:
             speaker.flush()
-        return bool(queues or self._windows or self._speakers)

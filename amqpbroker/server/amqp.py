@@ -1,9 +1,8 @@
 """AMQP over a stream: a reader and a writer per connection.
 
-The reader takes what came, has the session do it, and runs turns until nothing is left that the
-bytes set in motion. Sending is tried at once, without waiting, at the end of a turn; the writer
-sleeps unless the peer was slow to take something. Between two turns, and after each batch, the
-reader lets the other connections have the processor.
+The reader takes what came and has the session do it, a turn's work at a time; in between, and
+after each batch, the other connections have the processor. Sending is tried at once, without
+waiting, at the end of a turn; the writer sleeps unless the peer was slow to take something.
 """
 
 import logging
@@ -62,20 +61,13 @@ class AmqpConnection:
             deadline.cancel()
             self._session.close()
             self._stream.close()
-            # What the end set in motion (messages go back to queues) is nobody else's to finish.
-            with trio.CancelScope(shield=True):
-                await self._run_turns()
+            self._broker.turn.end_batch()
             self._session.let_go()
 
     def _check_handshake(self, now_s: float) -> None:
         if self._connection.state not in (State.RUNNING, State.CLOSING):
             log.warning("connection from %s: handshake timeout", self._session.host)
             self._scope.cancel()
-
-    async def _run_turns(self) -> None:
-        """Finish what was set in motion; others have the processor in between."""
-        while self._broker.turn.run():
-            await trio.lowlevel.checkpoint()
 
     # -- reading -------------------------------------------------------------------------------
 
@@ -90,7 +82,7 @@ class AmqpConnection:
             while more:
                 more = session.take(WORK_MAX)
                 turn.speak(session)
-                await self._run_turns()
+                turn.end_batch()
                 while session.held:
                     await self._reader_lot.park()
                 if more:
@@ -142,4 +134,4 @@ class AmqpConnection:
             self._session.unsent_bytes = len(self._unsent)
             if not self._unsent:
                 self._broker.turn.speak(self._session)
-                await self._run_turns()
+                self._broker.turn.end_batch()

@@ -36,6 +36,9 @@ class Node:
         )
         self._listener: Listener | None = None
         self._tick_lot = trio.lowlevel.ParkingLot()
+        self._behind_lot = trio.lowlevel.ParkingLot()
+        self.broker.deadlines.on_earlier = lambda: _wake(self._tick_lot)
+        self.broker.turn.on_behind = lambda: _wake(self._behind_lot)
         self._served = 0
         self._idle_lot = trio.lowlevel.ParkingLot()
 
@@ -59,6 +62,7 @@ class Node:
         self._nursery = await self._nursery_manager.__aenter__()
         self._nursery.start_soon(self._accept, self._listener)
         self._nursery.start_soon(self._tick)
+        self._nursery.start_soon(self._catch_up)
         self._watch_memory(self.world.clock.monotonic_s())
         return self
 
@@ -92,8 +96,7 @@ class Node:
     async def _close_connections(self) -> None:
         """Tell all clients that the node stops, and wait for them to close."""
         self.broker.close_all(ConnectionForced("broker forced connection closure"))
-        while self.broker.turn.run():
-            await trio.lowlevel.checkpoint()
+        self.broker.turn.end_batch()
         with trio.move_on_after(self.config.shutdown_timeout_s):
             while self._served:
                 await self._idle_lot.park()
@@ -124,7 +127,6 @@ class Node:
     async def _tick(self) -> None:
         """Make calls when they are due, and finish what they set in motion."""
         deadlines, clock = self.broker.deadlines, self.world.clock
-        deadlines.on_earlier = self._wake_ticker
         while True:
             due_s = deadlines.next_s()
             if due_s is None:
@@ -133,17 +135,24 @@ class Node:
                 with trio.move_on_after(wait_s):
                     await self._tick_lot.park()
             deadlines.run(clock.monotonic_s())
+            self.broker.turn.end_batch()
+
+    async def _catch_up(self) -> None:
+        """Work off what is more than a turn's work, letting others in between."""
+        while True:
             while self.broker.turn.run():
                 await trio.lowlevel.checkpoint()
-
-    def _wake_ticker(self) -> None:
-        self._tick_lot.unpark_all()
+            await self._behind_lot.park()
 
     def _watch_memory(self, now_s: float) -> None:
         memory = self.world.memory
         limit = int(memory.total_bytes() * self.config.vm_memory_high_watermark)
         self.broker.check_memory(memory.used_bytes(), limit)
         self.broker.deadlines.at(now_s + _MEMORY_CHECK_S, self._watch_memory)
+
+
+def _wake(lot: trio.lowlevel.ParkingLot) -> None:
+    lot.unpark_all()
 
 
 def _queue_types(config: Config) -> dict[str, QueueType]:

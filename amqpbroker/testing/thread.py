@@ -123,8 +123,7 @@ class BrokerThread:
 
     def _drop(self, definition: VHostDefinition) -> None:
         self._broker.apply(delete(definition))
-        while self._broker.turn.run():
-            pass
+        self._broker.turn.end_batch()
 
     def take_log(self) -> list[str]:
         """What was logged since this was last asked."""

@@ -433,12 +433,35 @@ def test_a_message_over_the_limit_is_a_fault_of_its_channel(
     assert connection.next_event() is None
 
 
-def test_a_message_at_the_limit_is_taken(running: Running) -> None:
+@pytest.mark.parametrize("in_one_piece", [True, False])
+def test_a_message_at_the_limit_is_taken(running: Running, in_one_piece: bool) -> None:
     connection = running(1, limits=Limits(message_bytes_max=100))
+    start = PUBLISH
+    if not in_one_piece:
+        take(connection, start)
+        start = b""
 
-    (event,) = take(connection, PUBLISH + encode_content(1, b"\0\0", b"x" * 100, 4096))
+    (event,) = take(connection, start + encode_content(1, b"\0\0", b"x" * 100, 4096))
 
     assert isinstance(event, Publish)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        header(5000) + frame(BODY, 1, b"x" * 4089) + frame(BODY, 1, b"x" * 911),
+        encode_content(
+            1, commands.Basic.Properties(headers={"a": "x" * 5000}).marshal(), b"", 4096
+        ),
+    ],
+)
+def test_content_frames_over_the_agreed_size_are_refused_where_a_message_is_whole(
+    running: Running, content: bytes
+) -> None:
+    connection = running(1, frame_max=4096)
+
+    with pytest.raises(FrameError, match="is too large"):
+        take(connection, PUBLISH + content)
 
 
 # -- closing -------------------------------------------------------------------------------------

@@ -576,6 +576,13 @@ def test_another_channel_or_method_ends_a_run_of_acks(running: Running) -> None:
     assert runs == [(1, 1, False), (2, 2, False), (2, 2, False), (3, 3, False)]
 
 
+@pytest.mark.parametrize("bits", [2, 0xFE])
+def test_only_the_lowest_bit_of_an_ack_counts(running: Running, bits: int) -> None:
+    odd = frame(METHOD, 1, struct.pack(">HHQB", 60, 80, 1, bits))
+
+    assert settled(take(running(1), odd + acks(2))) == [(1, 2, False)]
+
+
 def test_a_run_of_acks_ends_where_the_bytes_end(running: Running) -> None:
     connection = running(1)
     data = acks(1, 2, 3)

@@ -89,6 +89,8 @@ class Broker:
         self.vhosts: dict[str, VHost] = {}
         self.users: dict[str, UserDefinition] = {}
         self.sessions: dict[Attached, None] = {}
+        self.held_sessions: dict[Attached, None] = {}
+        """Those that are not read for now."""
         self.uncommitted_bytes = 0
         self.access_version = 0
         """Raised by any change to who may do what."""
@@ -155,7 +157,7 @@ class Broker:
         """Octets were accepted that are not committed yet, or (negative) have been."""
         self.uncommitted_bytes += change_bytes
         if change_bytes < 0:
-            for session in self.sessions:
+            for session in list(self.held_sessions):
                 session.release()
 
     def check_memory(self, used_bytes: int, limit_bytes: int) -> None:

@@ -219,7 +219,9 @@ class Session(Attached):
         )
 
     def fail(self, error: HardError, index: int = 0) -> None:
-        """Close the connection with ``error``."""
+        """Close the connection with ``error``, unless it is closing already."""
+        if self.connection.state in (State.CLOSING, State.CLOSED):
+            return
         level = logging.INFO if isinstance(error, ConnectionForced) else logging.WARNING
         log.log(level, "connection from %s: %s", self.host, error.reply_text)
         self.close()
@@ -292,6 +294,10 @@ class Session(Attached):
                 and self.broker.uncommitted_bytes > limits.uncommitted_node_bytes_max
             )
         )
+        if self.held:
+            self.broker.held_sessions[self] = None
+        else:
+            self.broker.held_sessions.pop(self, None)
 
     def release(self) -> None:
         if self.held:

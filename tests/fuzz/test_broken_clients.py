@@ -51,7 +51,9 @@ def misbehave(rng: random.Random, address: tuple[str, int], data: bytes) -> None
                 sock.shutdown(socket.SHUT_WR)
                 while sock.recv(65536):
                     pass
-        except ConnectionError:
+        except TimeoutError:
+            raise
+        except OSError:
             pass  # The broker has closed, and is free to do so.
 
 

@@ -70,13 +70,6 @@ class ConnectionForced(HardError):
     name = "CONNECTION_FORCED"
 
 
-class InvalidPath(HardError):
-    """The virtual host's name is not one."""
-
-    code = 402
-    name = "INVALID_PATH"
-
-
 class LoginRefused(HardError):
     """Wrong user, wrong password, or a user that may not come from there (code 403)."""
 

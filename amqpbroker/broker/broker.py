@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -26,6 +26,9 @@ from amqpbroker.queues.classic import ClassicQueues
 from amqpbroker.queues.queue import QueueType
 from amqpbroker.routing.router import predeclared
 from amqpbroker.world import World
+
+if TYPE_CHECKING:
+    from amqpbroker.broker.session import Session
 
 log = logging.getLogger(__name__)
 
@@ -54,22 +57,6 @@ class BrokerLimits:
     """How long a method may wait for its answer."""
 
 
-class Attached:
-    """What the broker asks of a session."""
-
-    def alarm_changed(self) -> None:
-        """A resource ran low, or recovered."""
-        raise NotImplementedError
-
-    def release(self) -> None:
-        """What held the session back may have gone."""
-        raise NotImplementedError
-
-    def force_close(self, error: HardError) -> None:
-        """Close the connection with ``error``."""
-        raise NotImplementedError
-
-
 class Broker:
     """All virtual hosts and users of a node, and what its sessions share."""
 
@@ -88,12 +75,10 @@ class Broker:
         self.deadlines = Deadlines()
         self.vhosts: dict[str, VHost] = {}
         self.users: dict[str, UserDefinition] = {}
-        self.sessions: dict[Attached, None] = {}
-        self.held_sessions: dict[Attached, None] = {}
+        self.sessions: dict[Session, None] = {}
+        self.held_sessions: dict[Session, None] = {}
         """Those that are not read for now."""
         self.uncommitted_bytes = 0
-        self.access_version = 0
-        """Raised by any change to who may do what."""
         self.alarms: tuple[str, ...] = ()
         """Resources that run low ("memory"), in RabbitMQ's words."""
 
@@ -121,19 +106,18 @@ class Broker:
             vhost.put_exchange(exchange)
 
     def _drop_vhost(self, definition: VHostDefinition) -> None:
-        vhost = self.vhosts.pop(definition.name)
+        vhost = self.vhosts[definition.name]
         for session in list(self.sessions):
-            if getattr(session, "vhost", None) is vhost:
-                session.force_close(ConnectionForced(f"vhost '{definition.name}' is deleted"))
+            if session.vhost is vhost:
+                session.fail(ConnectionForced(f"vhost '{definition.name}' is deleted"))
         vhost.close()
+        del self.vhosts[definition.name]  # Last: what ends above still submits changes of its own.
 
     def _put_user(self, definition: UserDefinition) -> None:
         self.users[definition.name] = definition
-        self.access_version += 1
 
     def _drop_user(self, definition: UserDefinition) -> None:
         del self.users[definition.name]
-        self.access_version += 1
 
     # -- access --------------------------------------------------------------------------------
 
@@ -175,7 +159,7 @@ class Broker:
     def close_all(self, error: HardError) -> None:
         """Close every connection with ``error``."""
         for session in list(self.sessions):
-            session.force_close(error)
+            session.fail(error)
 
     def server_properties(self) -> dict[str, Any]:
         """What a client is told at the start.

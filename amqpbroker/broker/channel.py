@@ -148,7 +148,6 @@ class Channel:
         """Unsettled deliveries that the channel as a whole may have; 0: any number."""
         self.prefetch_for_new = 0
         self.parked_consumers: dict[ChannelConsumer, None] = {}
-        self._flowing = True
         self._consumers: dict[str, ChannelConsumer] = {}
         self._next_tag = 1
         self._last_queue: str | None = None
@@ -169,6 +168,8 @@ class Channel:
             return self._settle(event)
         if isinstance(event, Method):
             act = _methods.get(type(event.method))
+            if isinstance(event.method, _LATER):
+                raise Unimplemented(f"{event.method.name.lower()} is not there yet")
             if act is None:
                 raise CommandInvalid(f"unimplemented method {event.method.name.lower()}")
             act(self, event.method)
@@ -355,7 +356,7 @@ class Channel:
     @property
     def may_deliver(self) -> bool:
         """Whether consumers may have anything at all."""
-        return self._flowing and not self.congested
+        return not self.congested
 
     def deliver(
         self, consumer: ChannelConsumer, indexes: range, batch: Batch, redelivered: bool
@@ -657,6 +658,14 @@ def _one_line(name: str) -> str:
 
 
 _ACK_INDEX = commands.Basic.Ack.index
+_LATER = (
+    commands.Exchange.Bind,
+    commands.Exchange.Unbind,
+    commands.Tx.Select,
+    commands.Tx.Commit,
+    commands.Tx.Rollback,
+)
+"""What RabbitMQ has and this version has not."""
 
 _methods: dict[type[Frame], Callable[[Channel, Any], None]] = {
     commands.Channel.Close: Channel._close,

@@ -65,10 +65,12 @@ class ConfirmWindow:
         if self.confirming:
             first = self._next
             self._next += count
+        lagging = None
         for queue, end in targets:
             if queue.committed < end:
+                lagging = queue
                 break
-        else:
+        if lagging is None:
             if self.confirming:
                 self._early.append((first, self._next - 1))
                 self._wake(self)
@@ -76,9 +78,7 @@ class ConfirmWindow:
         size = sum(map(len, raws))
         self._account(size)
         self._open.append(_Run(first, count, size, targets))
-        queue.when_committed(self._committed)
-        if self.confirming:
-            self._wake(self)
+        lagging.when_committed(self._committed)
 
     def _committed(self) -> None:
         self._wake(self)
@@ -86,6 +86,7 @@ class ConfirmWindow:
     def advance(self) -> None:
         """Tell the peer what is committed by now."""
         waiting: list[_Run] = []
+        committed_bytes = 0
         for run in self._open:
             done = run.committed()
             if done:
@@ -98,8 +99,10 @@ class ConfirmWindow:
                 slowest = max(run.targets, key=lambda target: target[1] - target[0].committed)
                 slowest[0].when_committed(self._committed)
             else:
-                self._account(-run.size)
+                committed_bytes += run.size
         self._open = waiting
+        if committed_bytes:
+            self._account(-committed_bytes)
         if self.confirming:
             self._tell(next((run.first for run in waiting if run.first), self._next) - 1)
         self._early = []

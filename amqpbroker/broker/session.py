@@ -7,13 +7,13 @@ looks there.
 """
 
 import logging
+from collections import deque
 from collections.abc import Callable
-from typing import Any
 
 from pamqp import commands
 from pamqp.base import Frame
 
-from amqpbroker.broker.broker import Attached, Broker
+from amqpbroker.broker.broker import Broker
 from amqpbroker.broker.channel import Channel
 from amqpbroker.broker.deadlines import Deadline
 from amqpbroker.broker.vhost import VHost
@@ -38,7 +38,7 @@ _OWN = (Login, Open, Closed)
 _OPEN_INDEX = commands.Connection.Open.index
 
 
-class Session(Attached):
+class Session:
     """What one connection does in the broker.
 
     ``transmit`` sends what is in the connection's outbox as far as the peer takes it;
@@ -58,7 +58,6 @@ class Session(Attached):
         self.host = host
         self.user: UserDefinition | None = None
         self.vhost: VHost | None = None
-        self.client_properties: dict[str, Any] = {}
         self.channels: dict[int, Channel] = {}
         self.unsent_bytes = 0
         """Octets that were taken from the outbox but not by the peer."""
@@ -72,6 +71,7 @@ class Session(Attached):
         """Exclusive queues: they end with the session."""
         self._blocked = False
         self._rest: Publish | None = None
+        self._due: deque[Channel] = deque()
         self._next_tick: Deadline | None = None
         self._transmit = transmit
         self._on_release = on_release
@@ -85,18 +85,42 @@ class Session(Attached):
         work = 0
         self._look_what_holds()
         while work < work_max and not self.held:
-            event: Event | None = self._rest
-            self._rest = None
-            if event is None:
-                try:
-                    event = next_event()
-                except HardError as error:
-                    self.fail(error)
-                    return False
+            if self._rest is not None or self._due:
+                work += self._go_on()
+                continue
+            try:
+                event = next_event()
+            except Exception as error:
+                self._answer_fault(None, 0, error)
+                return False
             if event is None:
                 return False
             work += self.handle(event)
         return True
+
+    def work_off(self, work_max: int) -> int:
+        """Do what waited, up to ``work_max``; return the work it was."""
+        work = 0
+        self._look_what_holds()
+        while work < work_max and not self.held and (self._rest is not None or self._due):
+            work += self._go_on()
+        if not self.held and (self._rest is not None or self._due):
+            self.broker.turn.resume(self)
+        self.broker.turn.speak(self)
+        return work
+
+    def _go_on(self) -> int:
+        """Do the rest of a run that was cut, or what is parked on a channel that waits no more."""
+        if self._rest is not None:
+            rest, self._rest = self._rest, None
+            return self._act(self.channels[rest.channel], rest)
+        channel = self._due[0]
+        if channel.waiting or not channel.parked:
+            self._due.popleft()
+            return 0
+        event, size = channel.parked.popleft()
+        self.parked_bytes -= size
+        return self._act(channel, event)
 
     def put_back(self, rest: Publish) -> None:
         """``rest`` of a run was too much for one turn: it comes before all that follows it."""
@@ -157,18 +181,15 @@ class Session(Attached):
             self.congested.pop(channel, None)
             if self._rest is not None and self._rest.channel == channel.number:
                 self._rest = None
+            if channel in self._due:
+                self._due.remove(channel)
             self.release()
 
     def replay(self, channel: Channel) -> None:
-        """A channel's answer came: do what was parked behind it, until the next wait."""
-        while channel.parked and not channel.waiting:
-            event, size = channel.parked.popleft()
-            self.parked_bytes -= size
-            self._act(channel, event)
-            if self._rest is not None:
-                channel.parked.appendleft((self._rest, 0))
-                self._rest = None
-        self.broker.turn.speak(self)
+        """A channel's answer came: what was parked behind it is due, before all that follows it."""
+        if self.channels.get(channel.number) is channel:
+            self._due.append(channel)
+        self.broker.turn.resume(self)
         self.release()
 
     # -- the connection's own events -----------------------------------------------------------
@@ -185,7 +206,6 @@ class Session(Attached):
 
     def _login(self, event: Login) -> None:
         self.user = self.broker.login(event.user, event.password, self.host)
-        self.client_properties = event.client_properties
         if self.user is None:
             self.connection.refuse_login(event.mechanism)
         else:
@@ -229,9 +249,6 @@ class Session(Attached):
         self.release()
         self.broker.turn.speak(self)
 
-    def force_close(self, error: HardError) -> None:
-        self.fail(error)
-
     def abandon(self) -> None:
         """The peer is gone: end without a word."""
         self.close()
@@ -252,6 +269,8 @@ class Session(Attached):
             if not queue.version and self.vhost is not None:
                 self.vhost.delete_queue(queue.definition.name, self)
         self.own_queues.clear()
+        self._blocked = self.held = False
+        self.broker.held_sessions.pop(self, None)
 
     def let_go(self) -> None:
         """The stream is closed: nothing leads in a circle any more, and all is freed at once.
@@ -287,7 +306,7 @@ class Session(Attached):
         self.held = self.connection.state is State.RUNNING and (
             self._blocked
             or self.backlog_bytes > limits.replies_bytes_max
-            or self.parked_bytes > limits.parked_bytes_max
+            or (self.parked_bytes > limits.parked_bytes_max and not self._due)
             or self.uncommitted_bytes > limits.uncommitted_connection_bytes_max
             or (
                 self.uncommitted_bytes > 0
@@ -303,6 +322,7 @@ class Session(Attached):
         if self.held:
             self._look_what_holds()
             if not self.held:
+                self.broker.turn.resume(self)
                 self._on_release()
 
     def account(self, change_bytes: int) -> None:

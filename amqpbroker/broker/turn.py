@@ -31,8 +31,15 @@ class Confirming(Protocol):
         """Confirm what is committed."""
 
 
+class Worker(Protocol):
+    """Something with work that waited."""
+
+    def work_off(self, work_max: int) -> int:
+        """Do what waited, up to ``work_max``; return the work it was."""
+
+
 class Turn:
-    """Queues to dispatch, windows to advance, sessions to flush.
+    """Workers to go on, queues to dispatch, windows to advance, sessions to flush.
 
     Each once, in the order in which they were noted.
     """
@@ -42,9 +49,14 @@ class Turn:
         """Turns that were run."""
         self.on_behind: Callable[[], None] | None = None
         self._behind = False
+        self._workers: dict[Worker, None] = {}
         self._queues: dict[Queue, None] = {}
         self._windows: dict[Confirming, None] = {}
         self._speakers: dict[Speaker, None] = {}
+
+    def resume(self, worker: Worker) -> None:
+        """``worker`` may go on with what waited."""
+        self._workers[worker] = None
 
     def wake(self, queue: Queue) -> None:
         """``queue`` may have something to hand out."""
@@ -78,6 +90,10 @@ class Turn:
         self.number += 1
         queues = self._queues
         work = WORK_MAX
+        while self._workers and work > 0:
+            worker = next(iter(self._workers))
+            del self._workers[worker]
+            work -= worker.work_off(work) + 1
         while queues and work > 0:
             queue = next(iter(queues))
             del queues[queue]
@@ -86,7 +102,7 @@ class Turn:
                 queues[queue] = None
             work -= handed + 1
         self._tell()
-        self._behind = bool(queues or self._windows or self._speakers)
+        self._behind = bool(queues or self._workers or self._windows or self._speakers)
         return self._behind
 
     def _tell(self) -> None:

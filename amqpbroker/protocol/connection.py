@@ -474,7 +474,7 @@ class Connection:
                 break
             position, _, body_start = whole
             raws.append(data[start + skip : position])
-        self._position = position = start
+        self._position = start
         return Publish(number, method, traits, raws)
 
     def _learn_method(self, payload: bytes) -> PublishMethod:
@@ -568,6 +568,9 @@ class Connection:
         if content.remaining < 0:
             fault = self._take_content_header(content, kind, number, start, end)
             if fault is not None:
+                # The channel is as good as closed, whenever the close goes out.
+                channel.closing = True
+                channel.content = None
                 return fault
         elif kind != BODY:
             raise UnexpectedFrame("expected content body, got non content body frame instead")

@@ -98,9 +98,11 @@ class AmqpConnection:
         if not self._unsent:
             try:
                 self._send_outbox()
-            except OSError:
-                # The reader meets the same fault, where it can be acted on.
-                self._stream.close()
+            except OSError as error:
+                # Not left to the reader: it may be held, and would not look.
+                log.info("connection from %s lost: %s", self._session.host, error)
+                self._scope.cancel()
+                return
             if self._unsent:
                 self._writer_lot.unpark()
         self._mind_the_end()

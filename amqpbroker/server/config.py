@@ -5,7 +5,7 @@ Flags beat the environment, that beats the file, that beats the defaults.
 
 import socket
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +35,21 @@ def _listen(value: Any) -> tuple[str, int]:
     return parse_address(value, "listen")
 
 
-def _positive(_: Any, field: "attrs.Attribute[Any]", value: Any) -> None:
+def _whole(least: int, most: int | None = None) -> Callable[[Any, Any, Any], None]:
+    """A validator of whole numbers."""
+    bounds = f"{least} or more" if most is None else f"between {least} and {most}"
+
+    def check(_: Any, field: "attrs.Attribute[Any]", value: Any) -> None:
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        if not whole or value < least or (most is not None and value > most):
+            raise ConfigError(f"{field.name} must be a whole number, {bounds}, not {value!r}")
+
+    return check
+
+
+def _seconds(_: Any, field: "attrs.Attribute[Any]", value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
         raise ConfigError(f"{field.name} must be a number above 0, not {value!r}")
-
-
-def _not_negative(_: Any, field: "attrs.Attribute[Any]", value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ConfigError(f"{field.name} must be a whole number, 0 or more, not {value!r}")
 
 
 def _fraction(_: Any, field: "attrs.Attribute[Any]", value: Any) -> None:
@@ -58,16 +65,6 @@ def _text(_: Any, field: "attrs.Attribute[Any]", value: Any) -> None:
 def _flag(_: Any, field: "attrs.Attribute[Any]", value: Any) -> None:
     if not isinstance(value, bool):
         raise ConfigError(f"{field.name} must be true or false, not {value!r}")
-
-
-def _frame_max(_: Any, field: "attrs.Attribute[Any]", value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not 4096 <= value <= 1 << 27:
-        raise ConfigError(f"{field.name} must be between 4096 and {1 << 27} octets, not {value!r}")
-
-
-def _channel_max(_: Any, field: "attrs.Attribute[Any]", value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 65535:
-        raise ConfigError(f"{field.name} must be between 1 and 65535, not {value!r}")
 
 
 @attrs.frozen
@@ -89,15 +86,15 @@ class Config:
     """Keep everything in memory, touch no disk."""
     default_user: str = attrs.field(default="guest", validator=_text)
     default_pass: str = attrs.field(default="guest", validator=_text)
-    heartbeat_s: int = attrs.field(default=60, validator=_not_negative)
+    heartbeat_s: int = attrs.field(default=60, validator=_whole(0, 65535))
     """The interval that is proposed to clients; 0: none."""
-    frame_max: int = attrs.field(default=131072, validator=_frame_max)
-    channel_max: int = attrs.field(default=2047, validator=_channel_max)
-    connections_max: int = attrs.field(default=20_000, validator=_positive)
-    message_bytes_max: int = attrs.field(default=128 * 1024 * 1024, validator=_positive)
+    frame_max: int = attrs.field(default=131072, validator=_whole(4096, 1 << 27))
+    channel_max: int = attrs.field(default=2047, validator=_whole(1, 65535))
+    connections_max: int = attrs.field(default=20_000, validator=_whole(1))
+    message_bytes_max: int = attrs.field(default=128 * 1024 * 1024, validator=_whole(1))
     vm_memory_high_watermark: float = attrs.field(default=0.4, validator=_fraction)
     """The share of the machine's memory over which publishers are held back."""
-    shutdown_timeout_s: float = attrs.field(default=10.0, validator=_positive)
+    shutdown_timeout_s: float = attrs.field(default=10.0, validator=_seconds)
     log_level: str = attrs.field(
         default="info", validator=attrs.validators.in_(("debug", "info", "warning", "error"))
     )
@@ -109,9 +106,9 @@ _FIELDS = {field.name: field for field in attrs.fields(Config)}
 def load_config(
     flags: Mapping[str, Any], environment: Mapping[str, str], file: Path | None = None
 ) -> Config:
-    """The configuration out of ``flags`` (None.
+    """The configuration from ``flags`` (None: not given), ``environment`` and ``file``.
 
-    Not given), ``environment`` and ``file``. Raises `ConfigError`.
+    Raises `ConfigError`.
     """
     settings: dict[str, Any] = {}
     if file is not None:

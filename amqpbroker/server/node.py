@@ -2,6 +2,8 @@
 
 import errno
 import logging
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import TracebackType
 from typing import Self
 
@@ -35,6 +37,8 @@ class Node:
             self.world, _limits(self.config), self.config.name, _queue_types(self.config)
         )
         self._listener: Listener | None = None
+        self._running: AbstractAsyncContextManager[None]
+        self._nursery: trio.Nursery
         self._tick_lot = trio.lowlevel.ParkingLot()
         self._behind_lot = trio.lowlevel.ParkingLot()
         self.broker.deadlines.on_earlier = lambda: _wake(self._tick_lot)
@@ -55,15 +59,8 @@ class Node:
         return f"amqp://[{host}]:{port}" if ":" in host else f"amqp://{host}:{port}"
 
     async def __aenter__(self) -> Self:
-        config = self.config
-        self.broker.boot(config.default_user, config.default_pass)
-        self._listener = await self._listen(*config.listen)
-        self._nursery_manager = trio.open_nursery()
-        self._nursery = await self._nursery_manager.__aenter__()
-        self._nursery.start_soon(self._accept, self._listener)
-        self._nursery.start_soon(self._tick)
-        self._nursery.start_soon(self._catch_up)
-        self._watch_memory(self.world.clock.monotonic_s())
+        self._running = self._run()
+        await self._running.__aenter__()
         return self
 
     async def __aexit__(
@@ -72,12 +69,24 @@ class Node:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> bool | None:
-        assert self._listener is not None
-        self._listener.close()
-        if error is None:
-            await self._close_connections()
-        self._nursery.cancel_scope.cancel()
-        return await self._nursery_manager.__aexit__(kind, error, trace)
+        return await self._running.__aexit__(kind, error, trace)
+
+    @asynccontextmanager
+    async def _run(self) -> AsyncIterator[None]:
+        self.broker.boot(self.config.default_user, self.config.default_pass)
+        self._listener = listener = await self._listen(*self.config.listen)
+        async with trio.open_nursery() as self._nursery:
+            try:
+                self._nursery.start_soon(self._accept, listener)
+                self._nursery.start_soon(self._tick)
+                self._nursery.start_soon(self._catch_up)
+                self._watch_memory(self.world.clock.monotonic_s())
+                yield
+                listener.close()
+                await self._close_connections()
+            finally:
+                listener.close()
+                self._nursery.cancel_scope.cancel()
 
     async def _listen(self, host: str, port: int) -> Listener:
         try:

@@ -38,6 +38,8 @@ class _SocketStream(Stream):
 
     async def _wait(self, wait: Callable[[socket.socket], Awaitable[None]]) -> None:
         """Wait on the socket; closing it meanwhile is a lost connection like any other."""
+        if self._socket.fileno() == -1:
+            raise OSError(errno.EBADF, "the connection is closed")
         try:
             await wait(self._socket)
         except trio.ClosedResourceError as error:
@@ -58,6 +60,8 @@ class _SocketListener(Listener):
 
     async def accept(self) -> Stream:
         while True:
+            if self._socket.fileno() == -1:
+                raise trio.ClosedResourceError("the listener is closed")
             await trio.lowlevel.wait_readable(self._socket)
             try:
                 sock, _ = self._socket.accept()

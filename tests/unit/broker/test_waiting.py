@@ -9,6 +9,8 @@ from pamqp.base import Frame
 
 from amqpbroker.broker.broker import Broker
 from amqpbroker.errors import NotFound
+from amqpbroker.protocol.content import encode_content
+from amqpbroker.protocol.frames import BODY, CONTENT_HEADER, HEADER, encode_method, frame
 from amqpbroker.testing.fakes import FakeClock, SlowQueue, SlowQueues
 from amqpbroker.testing.peer import Peer
 
@@ -234,9 +236,45 @@ def test_a_message_whose_answer_comes_too_late_goes_back(
     end(waiting, how, broker, clock)
 
     slow_queue.answer()
+    waiting.settle_down()
 
     stat = slow_queue.stat()
     assert (stat.ready, stat.unsettled) == (1, 0)
+
+
+def test_an_answer_does_not_take_the_rest_of_another_channels_run(
+    waiting: Peer, slow_queue: SlowQueue, broker: Broker
+) -> None:
+    waiting.call(commands.Exchange.Declare(exchange="f", exchange_type="fanout"))
+    for name in ("a", "b", "c", "d"):
+        waiting.declare(name)
+        waiting.call(queue.Bind(queue=name, exchange="f"))
+    waiting.send(queue.Purge(queue="slow"))
+    waiting.publish("", *[b""] * 700, exchange="f")  # Parked behind the purge.
+    method = encode_method(2, basic.Publish(exchange="f"))
+    content = encode_content(2, b"\0\0", b"", 131072)
+    waiting.connection.receive((method + content) * 1000, 0.0)
+    assert waiting.session.take(1), "a part of the run is left for the next turn"
+
+    slow_queue.answer()
+    waiting.settle_down()
+
+    queues = broker.vhosts["/"].queues
+    assert [queues[name].stat().ready for name in ("a", "b", "c", "d")] == [1700] * 4
+
+
+def test_a_message_that_is_too_large_closes_its_channel_after_what_waits_before_it(
+    waiting: Peer, slow_queue: SlowQueue, broker: Broker
+) -> None:
+    size = broker.limits.wire.message_bytes_max + 1
+    header = CONTENT_HEADER.pack(60, 0, size) + b"\0\0"
+    waiting.send(queue.Purge(queue="slow"), basic.Publish(routing_key="q"))
+    waiting.send_bytes(frame(HEADER, 1, header) + frame(BODY, 1, b"the first of many"))
+
+    slow_queue.answer()
+    waiting.settle_down()
+
+    assert names(waiting) == [(1, "Queue.PurgeOk"), (1, "Channel.Close")]
 
 
 def test_what_was_got_and_given_back_by_a_close_behind_it_is_given_back_once(
@@ -246,6 +284,7 @@ def test_what_was_got_and_given_back_by_a_close_behind_it_is_given_back_once(
     waiting.send(basic.Get(queue="slow"), commands.Channel.Close(200, "", 0, 0))
 
     slow_queue.answer()
+    waiting.settle_down()
 
     stat = slow_queue.stat()
     assert (stat.ready, stat.unsettled) == (1, 0)

@@ -134,6 +134,31 @@ def test_under_the_memory_alarm_a_publisher_is_blocked_and_a_consumer_served() -
     ]
 
 
+def test_a_peer_that_is_lost_while_it_is_held_does_not_live_on() -> None:
+    async def scenario(sim: Simulation) -> int:
+        async with Node(CONFIG, sim.world) as node:
+            client = await Client.connect(sim.network, node.address, 1, heartbeat_s=10)
+            sim.memory.used = sim.memory.total
+            await trio.sleep(1)
+            await client.publish("q", b"under the alarm")
+            await client.wait_for(commands.Connection.Blocked)
+            client.stream.cut()
+            await trio.sleep(30)
+            return len(node.broker.sessions)
+
+    assert simulate(8, scenario) == 0
+
+
+def test_a_node_may_be_cancelled_while_it_stops() -> None:
+    async def scenario(sim: Simulation) -> float:
+        with trio.move_on_after(1):
+            async with Node(CONFIG, sim.world) as node:
+                await Client.connect(sim.network, node.address, 1)  # It will not answer.
+        return trio.current_time()
+
+    assert simulate(9, scenario) < 1.1
+
+
 def test_a_node_in_memory_takes_quorum_queues_as_classic_ones() -> None:
     async def scenario(sim: Simulation) -> str:
         async with Node(CONFIG, sim.world) as node:

@@ -52,7 +52,7 @@ class BrokerLimits:
     """Frames that wait behind a method that waits; over it, the connection is not read."""
     uncommitted_connection_bytes_max: int = 8 * 1024 * 1024
     uncommitted_node_bytes_max: int = 64 * 1024 * 1024
-    routes_per_channel_max: int = 4096
+    routes_per_channel_max: int = 1024
     pending_s_max: float = 30.0
     """How long a method may wait for its answer."""
 

@@ -61,6 +61,8 @@ _NO_ROUTE = 312
 _BASE64URL = string.ascii_letters + string.digits + "-_"
 _GENERATED_NAME_LETTERS = 22
 _TEMPLATES_MAX = 256
+_METHOD_WORK = 16
+"""What a method other than publish and ack costs, in messages: so it counts in a turn."""
 
 
 @attrs.define(eq=False)
@@ -74,6 +76,7 @@ class Route:
     version: int
     origin: Origin
     queues: tuple[Queue, ...]
+    cacheable: bool
 
 
 class ChannelConsumer(Consumer):
@@ -173,7 +176,7 @@ class Channel:
             if act is None:
                 raise CommandInvalid(f"unimplemented method {event.method.name.lower()}")
             act(self, event.method)
-            return 1
+            return _METHOD_WORK
         assert isinstance(event, ChannelFault), event
         raise event.error
 
@@ -256,8 +259,11 @@ class Channel:
     def _publish(self, event: Publish) -> int:
         method, raws = event.method, event.raws
         route = self._routes.get(method.payload)
+        found = 0
         if route is None or route.source.version != route.version:
             route = self._find_route(event)
+            if not route.cacheable:
+                found = len(self.vhost.router.exchanges[method.exchange].bindings)
         origin = route.origin
         if origin.traits is not event.traits:
             origin = self._origin(event)
@@ -273,7 +279,7 @@ class Channel:
         if not targets and method.mandatory:
             self._return(origin, raws)
         self._window.published(raws, targets)
-        return work or len(raws)
+        return found + (work or len(raws))
 
     def _find_route(self, event: Publish) -> Route:
         """Work out a route.
@@ -291,7 +297,7 @@ class Channel:
         else:
             source = queues[0]
         origin = self._origin(event)
-        route = Route(source, source.version, origin, queues)
+        route = Route(source, source.version, origin, queues, exchange.type.cacheable)
         if exchange.type.cacheable and (method.exchange or queues):
             self._remember(method, route)
         return route
@@ -400,6 +406,8 @@ class Channel:
 
     def resume_consumers(self) -> None:
         """Credit may have come back: who has some takes its turn again."""
+        if self.prefetch and self.unsettled.count >= self.prefetch:
+            return  # Nobody has: the next settle asks again.
         parked, self.parked_consumers = self.parked_consumers, {}
         for consumer in parked:
             if consumer.credit > 0:

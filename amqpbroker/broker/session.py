@@ -81,7 +81,9 @@ class Session:
 
     def take(self, work_max: int) -> bool:
         """Do what the received bytes say, up to ``work_max``; whether there is more to do."""
-        next_event = self.connection.next_event
+        connection = self.connection
+        next_event = connection.next_event
+        replies_max = self.broker.limits.replies_bytes_max
         work = 0
         self._look_what_holds()
         while work < work_max and not self.held:
@@ -96,6 +98,8 @@ class Session:
             if event is None:
                 return False
             work += self.handle(event)
+            if connection.outbox_bytes > replies_max:
+                self._look_what_holds()
         return True
 
     def work_off(self, work_max: int) -> int:

@@ -58,7 +58,7 @@ async def _serve(config: Config) -> None:
     _raise_file_limit()
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with Node(config) as node, trio.open_nursery() as nursery:
-            nursery.start_soon(collect_when_idle, node.broker.turn)
+            nursery.start_soon(collect_when_idle, node.broker.turn, node.world.memory)
             click.echo(f"amqpbroker ready: amqp={node.url} name={config.name}")
             async for number in signals:
                 log.info("stopping: %s", signal.Signals(number).name)

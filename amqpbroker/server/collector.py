@@ -10,13 +10,14 @@ import gc
 import trio
 
 from amqpbroker.broker.turn import Turn
+from amqpbroker.world import Memory
 
 _IDLE_S = 5.0
 _IDLE_TURNS_MAX = 50
 _NEVER = 1 << 30
 
 
-async def collect_when_idle(turn: Turn) -> None:
+async def collect_when_idle(turn: Turn, memory: Memory) -> None:
     """Keep the collector quiet; every few seconds, if hardly a turn was run in them, collect."""
     gc.collect()
     gc.freeze()  # What is there from the start stays: modules, classes, caches.
@@ -28,6 +29,7 @@ async def collect_when_idle(turn: Turn) -> None:
             await trio.sleep(_IDLE_S)
             if turn.number - before <= _IDLE_TURNS_MAX and gc.get_count()[2]:
                 gc.collect()
+                memory.give_back()
     finally:
         gc.set_threshold(young, middle, full)
         gc.unfreeze()

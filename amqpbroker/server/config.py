@@ -48,7 +48,7 @@ def _whole(least: int, most: int | None = None) -> Callable[[Any, Any, Any], Non
 
 
 def _seconds(_: Any, field: "attrs.Attribute[Any]", value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e9:
         raise ConfigError(f"{field.name} must be a number above 0, not {value!r}")
 
 

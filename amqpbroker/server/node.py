@@ -156,6 +156,8 @@ class Node:
     def _watch_memory(self, now_s: float) -> None:
         memory = self.world.memory
         limit = int(memory.total_bytes() * self.config.vm_memory_high_watermark)
+        if self.broker.alarms:
+            memory.give_back()
         self.broker.check_memory(memory.used_bytes(), limit)
         self.broker.deadlines.at(now_s + _MEMORY_CHECK_S, self._watch_memory)
 

@@ -36,10 +36,10 @@ def amqp_vhost(amqp_broker: "BrokerThread") -> "Iterator[VHostForTest]":
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[Any]) -> Any:
-    """Attach what the broker logged since the test before to the report of a failure."""
+    """Attach what the broker logged in this phase of the test to the report of a failure."""
     report = yield
     broker = item.config.stash.get(_broker_key, None)
-    if broker is not None and call.when == "call":
+    if broker is not None:
         lines = broker.take_log()
         if report.failed and lines:
             report.sections.append(("amqpbroker log", "\n".join(lines)))

@@ -45,7 +45,8 @@ class _LogKeeper(logging.Handler):
         self.setFormatter(logging.Formatter("[%(levelname)s] %(name)s: %(message)s"))
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.lines.append(self.format(record))
+        line = self.format(record)  # A name may hold what no terminal can show.
+        self.lines.append(line.encode("utf-8", "backslashreplace").decode())
 
 
 class BrokerThread:

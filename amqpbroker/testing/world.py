@@ -54,6 +54,9 @@ class SimMemory(Memory):
     def used_bytes(self) -> int:
         return self.used
 
+    def give_back(self) -> None:
+        """Nothing is kept here."""
+
 
 class _Pipe:
     """One direction of a connection: octets on their way, and octets that have arrived."""

@@ -202,6 +202,10 @@ class Memory(ABC):
     def used_bytes(self) -> int:
         """What this process occupies (resident)."""
 
+    @abstractmethod
+    def give_back(self) -> None:
+        """Return to the system what the allocator keeps for later; it may take milliseconds."""
+
 
 @attrs.frozen
 class World:

@@ -24,12 +24,14 @@ async def collect_when_idle(turn: Turn, memory: Memory) -> None:
     young, middle, full = gc.get_threshold()
     gc.set_threshold(young * 10, middle, _NEVER)
     try:
+        collected = -1
         while True:
             before = turn.number
             await trio.sleep(_IDLE_S)
-            if turn.number - before <= _IDLE_TURNS_MAX and gc.get_count()[2]:
+            if turn.number - before <= _IDLE_TURNS_MAX and turn.number != collected:
                 gc.collect()
                 memory.give_back()
+                collected = turn.number
     finally:
         gc.set_threshold(young, middle, full)
         gc.unfreeze()

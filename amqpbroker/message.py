@@ -32,6 +32,10 @@ class Origin:
     ``address`` is exchange and routing key as two AMQP short strings, ready to be sent.
     ``channel`` and ``frame_max`` (octets) tell how the raw content frames were made: a consumer on
     the same channel number whose frames may be as large gets the very bytes.
+
+    ``ttl_ms`` is how long the messages may wait by their own wish (their property expiration).
+    ``expires_ms`` is when their waiting ends, as wall-clock time: a queue that lets them wait for
+    so long only keeps them under an origin of its own that says so.
     """
 
     exchange: str
@@ -40,6 +44,8 @@ class Origin:
     channel: int
     frame_max: int
     traits: Traits
+    ttl_ms: int | None = None
+    expires_ms: int | None = None
 
 
 @attrs.define

@@ -13,16 +13,22 @@ import attrs
 
 @attrs.define(eq=False)
 class Traits:
-    """What the broker must know of a message's properties.
+    """What the broker acts on in a message's properties.
 
-    ``headers`` are there when the message has some. ``block`` is the whole property block (flags
-    and list), kept only when it carries something that the broker may act on (headers, priority,
-    expiration, user-id): who needs one of those decodes it.
+    ``persistent``: delivery-mode 2; any other, or none, is transient (RabbitMQ). ``headers``,
+    ``expiration`` and ``user_id`` are None if the message has none. ``direct_reply``: replies are
+    wanted without a queue (reply-to is amq.rabbitmq.reply-to). ``special``: the message cannot go
+    the short way, because of an expiration, a user-id, a direct reply, or more routing keys in its
+    headers (CC, BCC).
     """
 
     persistent: bool
     headers: dict[str, Any] | None = None
-    block: bytes | None = None
+    priority: int = 0
+    expiration: str | None = None
+    user_id: str | None = None
+    direct_reply: bool = False
+    special: bool = False
 
 
 @attrs.define(eq=False)

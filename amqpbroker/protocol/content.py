@@ -13,7 +13,7 @@ from typing import Any
 
 from amqpbroker.errors import FrameError
 from amqpbroker.message import Traits
-from amqpbroker.protocol.fields import read_table, write_shortstr
+from amqpbroker.protocol.fields import read_shortstr, read_table, write_shortstr
 from amqpbroker.protocol.frames import (
     BODY,
     CONTENT_HEADER,
@@ -36,25 +36,28 @@ _TAG = struct.Struct(">Q")
 _pack_tag = _TAG.pack
 _flatten = chain.from_iterable
 
-_TEXT, _ACTED_ON_TEXT, _DELIVERY_MODE, _ACTED_ON_OCTET, _TIMESTAMP, _TABLE = range(6)
+_TEXT, _DELIVERY_MODE, _TIMESTAMP, _HEADERS, _PRIORITY, _REPLY_TO, _EXPIRATION, _USER_ID = range(8)
 _PROPERTIES = (
     _TEXT,  # content-type
     _TEXT,  # content-encoding
-    _TABLE,  # headers
+    _HEADERS,
     _DELIVERY_MODE,
-    _ACTED_ON_OCTET,  # priority
+    _PRIORITY,
     _TEXT,  # correlation-id
-    _TEXT,  # reply-to
-    _ACTED_ON_TEXT,  # expiration
+    _REPLY_TO,
+    _EXPIRATION,
     _TEXT,  # message-id
     _TIMESTAMP,
     _TEXT,  # type
-    _ACTED_ON_TEXT,  # user-id
+    _USER_ID,
     _TEXT,  # app-id
     _TEXT,  # cluster-id
 )
 """The properties of class basic, in the order of their flag bits from bit 15 down (section 1.8)."""
 
+DIRECT_REPLY_TO = b"amq.rabbitmq.reply-to"
+"""The reply-to that asks for replies without a queue."""
+_DIRECT_REPLY_TO = bytes((len(DIRECT_REPLY_TO),)) + DIRECT_REPLY_TO
 _CACHED_BLOCK_BYTES_MAX = 256
 
 PLAIN = Traits(persistent=False)
@@ -85,31 +88,41 @@ def read_properties(block: bytes) -> Traits:
 
 def _walk(block: bytes) -> Traits:
     headers: dict[str, Any] | None = None
-    persistent = False
-    acted_on: int = False
+    persistent = direct_reply = False
+    priority = 0
+    expiration = user_id = None
     position = 2
     try:
         for kind in _plan(block[0] << 8 | block[1]):
-            if kind <= _ACTED_ON_TEXT:
+            if kind == _TEXT:
                 position += 1 + block[position]
-                acted_on |= kind
             elif kind == _DELIVERY_MODE:
                 persistent = block[position] == 2
                 position += 1
-            elif kind == _ACTED_ON_OCTET:
-                position += 1
-                acted_on = True
             elif kind == _TIMESTAMP:
                 position += 8
-            else:
+            elif kind == _HEADERS:
                 headers, position = read_table(block, position)
+            elif kind == _REPLY_TO:
+                direct_reply = block.startswith(_DIRECT_REPLY_TO, position)
+                position += 1 + block[position]
+            elif kind == _PRIORITY:
+                priority = block[position]
+                position += 1
+            elif kind == _EXPIRATION:
+                expiration, position = read_shortstr(block, position)
+            else:
+                user_id, position = read_shortstr(block, position)
     except IndexError:
         position = -1
     if position != len(block):
         raise FrameError("cannot decode: a property list does not end where it should")
-    if acted_on or headers is not None:
-        return Traits(persistent, headers, block)
-    return PERSISTENT if persistent else PLAIN
+    special = direct_reply or expiration is not None or user_id is not None
+    if headers is not None:
+        special = special or "CC" in headers or "BCC" in headers
+    elif not special and not priority:
+        return PERSISTENT if persistent else PLAIN
+    return Traits(persistent, headers, priority, expiration, user_id, direct_reply, special)
 
 
 _walk_again = lru_cache(maxsize=1024)(_walk)

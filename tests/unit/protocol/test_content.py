@@ -41,7 +41,7 @@ PROPERTIES: dict[str, st.SearchStrategy[Any]] = {
     "delivery_mode": st.sampled_from([1, 2]),
     "priority": st.integers(0, 255),
     "correlation_id": TEXTS,
-    "reply_to": TEXTS,
+    "reply_to": TEXTS | st.just("amq.rabbitmq.reply-to"),
     "expiration": TEXTS,
     "message_id": TEXTS,
     "timestamp": st.datetimes(
@@ -51,7 +51,6 @@ PROPERTIES: dict[str, st.SearchStrategy[Any]] = {
     "user_id": TEXTS,
     "app_id": TEXTS,
 }
-ACTED_ON = {"headers", "priority", "expiration", "user_id"}
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
 
 Frames = list[tuple[int, int, bytes]]
@@ -94,7 +93,13 @@ def test_properties_are_read_as_pamqp_writes_them(properties: dict[str, Any]) ->
 
     assert traits.persistent == (properties.get("delivery_mode") == 2)
     assert repr(traits.headers) == repr(_sorted(properties.get("headers")))
-    assert traits.block == (octets if ACTED_ON & properties.keys() else None)
+    assert traits.priority == properties.get("priority", 0)
+    assert traits.expiration == properties.get("expiration")
+    assert traits.user_id == properties.get("user_id")
+    assert traits.direct_reply == (properties.get("reply_to") == "amq.rabbitmq.reply-to")
+    assert traits.special == (
+        traits.direct_reply or "expiration" in properties or "user_id" in properties
+    )
 
 
 def _sorted(headers: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -136,6 +141,27 @@ def test_messages_that_say_nothing_of_interest_share_their_traits() -> None:
     assert read_properties(block()) is PLAIN
     assert read_properties(block(message_id="a", content_type="text/plain")) is PLAIN
     assert read_properties(block(message_id="b", delivery_mode=2)) is PERSISTENT
+    assert read_properties(block(reply_to="amq.rabbitmq.reply-tome", priority=0)) is PLAIN
+
+
+@pytest.mark.parametrize(
+    "properties",
+    [
+        {"expiration": "1000"},
+        {"user_id": "guest"},
+        {"reply_to": "amq.rabbitmq.reply-to"},
+        {"headers": {"CC": ["a"]}},
+        {"headers": {"a": 1, "BCC": "not even an array"}},
+    ],
+)
+def test_a_message_is_special_if_it_must_go_the_longer_way(properties: dict[str, Any]) -> None:
+    assert read_properties(block(**properties)).special
+    assert read_properties(b"\1\0\0").special  # An expiration that says nothing.
+
+
+@pytest.mark.parametrize("properties", [{"priority": 1}, {"headers": {"cc": "bcc"}}])
+def test_what_needs_no_look_at_each_message_is_not_special(properties: dict[str, Any]) -> None:
+    assert not read_properties(block(**properties)).special
 
 
 def test_a_small_block_that_repeats_is_walked_once() -> None:
@@ -159,7 +185,7 @@ def test_a_block_that_will_not_come_again_or_is_large_is_not_remembered(
     octets = block(expiration="1000", **properties)
 
     assert read_properties(octets) is not read_properties(octets)
-    assert read_properties(octets).block == octets
+    assert read_properties(octets).expiration == "1000"
 
 
 # -- to clients ----------------------------------------------------------------------------------

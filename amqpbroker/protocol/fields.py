@@ -1,13 +1,14 @@
 """Field values and tables (AMQP 0-9-1, section 4.2.5, with RabbitMQ's errata).
 
 pamqp can read these too, but copies what is left of the table at every field, which lets one frame
-of tiny fields stop a node for a tenth of a second. Reading here is linear, and bounded in depth.
-Values come out as pamqp's: timestamps as aware datetimes, long strings as text where they are
-UTF-8. Short strings that are not keep their bytes as surrogates, so that names echo unchanged.
+of tiny fields stop a node for a tenth of a second, and it refuses to write some of what clients may
+send. Reading here is linear, and bounded in depth. Values come out as pamqp's: timestamps as aware
+datetimes, long strings as text where they are UTF-8. Short strings that are not keep their bytes as
+surrogates, so that names echo unchanged. What is written is read as the same values again.
 """
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -154,3 +155,125 @@ def _text_or_bytes(octets: bytes) -> str | bytes:
         return octets.decode()
     except UnicodeDecodeError:
         return octets
+
+
+# -- writing ---------------------------------------------------------------------------------------
+
+_INTEGERS = (
+    (-(1 << 7), (1 << 7) - 1, struct.Struct(">cb"), b"b"),
+    (-(1 << 15), (1 << 15) - 1, struct.Struct(">ch"), b"s"),
+    (0, (1 << 16) - 1, struct.Struct(">cH"), b"u"),
+    (-(1 << 31), (1 << 31) - 1, struct.Struct(">ci"), b"I"),
+    (0, (1 << 32) - 1, struct.Struct(">cI"), b"i"),
+    (-(1 << 63), (1 << 63) - 1, struct.Struct(">cq"), b"l"),
+    (0, (1 << 64) - 1, struct.Struct(">cQ"), b"T"),  # A moment beyond the calendar.
+)
+"""Least, most, form and type of integers: the first that fits is taken."""
+_FLOAT, _DOUBLE = struct.Struct(">f"), struct.Struct(">d")
+_MOMENT = struct.Struct(">Q")
+
+
+def write_longstr(octets: bytes | bytearray) -> bytes:
+    """``octets`` as a long string."""
+    return _LENGTH.pack(len(octets)) + octets
+
+
+def write_table(table: dict[str, Any]) -> bytes:
+    """``table`` with its length, its fields in their order.
+
+    Raises `ValueError` for a value that no field can hold, or a name over 255 octets.
+    """
+    return write_longstr(write_fields(table))
+
+
+def write_fields(table: dict[str, Any]) -> bytes:
+    """``table`` without its length. Raises as `write_table`."""
+    return b"".join([write_shortstr(name) + write_value(table[name]) for name in table])
+
+
+def write_value(value: Any) -> bytes:
+    """A type octet and ``value`` behind it: the smallest type that loses nothing.
+
+    Raises `ValueError` if there is none.
+    """
+    write = _WRITERS.get(type(value))
+    if write is None:
+        raise ValueError(f"no field holds a {type(value).__name__}")
+    try:
+        return write(value)
+    except struct.error as error:
+        raise ValueError(f"no field holds {value!r}") from error
+
+
+def _write_integer(value: int) -> bytes:
+    for least, most, form, kind in _INTEGERS:
+        if least <= value <= most:
+            return form.pack(kind, value)
+    raise ValueError(f"no field holds {value}")
+
+
+def _write_float(value: float) -> bytes:
+    try:
+        octets = _FLOAT.pack(value)
+    except OverflowError:
+        octets = b""
+    if octets and _FLOAT.unpack(octets)[0] == value:
+        return b"f" + octets
+    return b"d" + _DOUBLE.pack(value)
+
+
+def _write_decimal(value: Decimal) -> bytes:
+    if not value.is_finite():
+        raise ValueError(f"no field holds {value}")
+    scale = max(0, -int(value.as_tuple().exponent))
+    return b"D" + _SCALE_AND_NUMBER.pack(scale, int(value.scaleb(scale)))
+
+
+def _write_moment(value: datetime) -> bytes:
+    """As seconds, or as milliseconds if that is how the number will be read."""
+    if value.tzinfo is None:
+        value = value.replace(tzinfo=UTC)
+    milliseconds = round(value.timestamp() * 1000)
+    if milliseconds % 1000 == 0 and milliseconds < 1000 << 32:
+        return b"T" + _MOMENT.pack(milliseconds // 1000)
+    return b"T" + _MOMENT.pack(milliseconds if milliseconds >= 1 << 32 else milliseconds // 1000)
+
+
+_WRITERS: dict[type, Callable[[Any], bytes]] = {
+    bool: lambda value: b"t\1" if value else b"t\0",
+    int: _write_integer,
+    float: _write_float,
+    Decimal: _write_decimal,
+    str: lambda value: b"S" + write_longstr(value.encode("utf-8", "surrogateescape")),
+    bytes: lambda value: b"S" + write_longstr(value),
+    bytearray: lambda value: b"x" + write_longstr(value),
+    datetime: _write_moment,
+    dict: lambda value: b"F" + write_table(value),
+    list: lambda value: b"A" + write_longstr(b"".join([write_value(item) for item in value])),
+    type(None): lambda value: b"V",
+}
+
+
+# -- without decoding ------------------------------------------------------------------------------
+
+
+def split_fields(content: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Each field of a table that was read before: its name, and all its octets.
+
+    ``content`` is the table without its length. The octets put together are ``content`` again.
+    """
+    position = 0
+    while position < len(content):
+        start = position
+        position += 1 + content[position]
+        name = content[start + 1 : position]
+        kind = content[position]
+        position += 1
+        fixed = _FIXED.get(kind)
+        if fixed is not None:
+            position += fixed[0].size
+        elif kind in b"SxFA":
+            position += 4 + _LENGTH.unpack_from(content, position)[0]
+        elif kind == ord("D"):
+            position += _SCALE_AND_NUMBER.size
+        yield name, content[start:position]

@@ -9,11 +9,17 @@ import struct
 from typing import Any
 
 import pamqp.commands
-import pamqp.encode
 from pamqp.base import Frame
 
 from amqpbroker.errors import CommandInvalid, FrameError
-from amqpbroker.protocol.fields import read_longstr, read_shortstr, read_table, write_shortstr
+from amqpbroker.protocol.fields import (
+    read_longstr,
+    read_shortstr,
+    read_table,
+    write_longstr,
+    write_shortstr,
+    write_table,
+)
 
 METHOD, HEADER, BODY, HEARTBEAT = 1, 2, 3, 8
 FRAME_END = 0xCE
@@ -52,7 +58,10 @@ def frame(kind: int, channel: int, payload: bytes) -> bytes:
 
 
 def encode_method(channel: int, method: Frame) -> bytes:
-    """``method`` as a frame. Raises `ValueError` for a short string over 255 octets."""
+    """``method`` as a frame.
+
+    Raises `ValueError` for a short string over 255 octets, or a value that no field can hold.
+    """
     pieces = [METHOD_INDEX.pack(method.index)]
     bits = bit = 0
     for name, kind in _SHAPES[method.index]:
@@ -67,10 +76,9 @@ def encode_method(channel: int, method: Frame) -> bytes:
         if kind == "shortstr":
             pieces.append(write_shortstr(value))
         elif kind == "table":
-            pieces.append(pamqp.encode.field_table(value or {}))
+            pieces.append(write_table(value or {}))
         elif kind == "longstr":
-            octets = value.encode() if isinstance(value, str) else value
-            pieces += (METHOD_INDEX.pack(len(octets)), octets)
+            pieces.append(write_longstr(value.encode() if isinstance(value, str) else value))
         else:
             pieces.append(_INTEGERS[kind].pack(value))
     if bit:

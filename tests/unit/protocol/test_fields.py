@@ -7,6 +7,7 @@ from decimal import Decimal
 from typing import Any
 
 import pamqp.decode
+import pamqp.encode
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,7 +19,11 @@ from amqpbroker.protocol.fields import (
     read_longstr,
     read_shortstr,
     read_table,
+    split_fields,
+    write_fields,
     write_shortstr,
+    write_table,
+    write_value,
 )
 
 property_test = settings(max_examples=150, derandomize=True, deadline=None)
@@ -195,3 +200,99 @@ def test_a_long_string_must_end_where_its_frame_ends() -> None:
         read_longstr(octets, 1, 4)
     with pytest.raises(FrameError, match="a long string, table or array is cut off"):
         read_longstr(octets, 1, 7)
+
+
+# -- writing ---------------------------------------------------------------------------------------
+
+
+@property_test
+@given(table_of(FIELDS))
+def test_what_is_written_is_read_as_the_same_values(table: bytes) -> None:
+    fields, _ = read_table(table, 0)
+
+    again, _ = read_table(write_table(fields), 0)
+
+    assert repr(again) == repr(fields)
+
+
+def _sorted(value: Any) -> Any:
+    """As pamqp writes tables."""
+    if isinstance(value, dict):
+        return {name: _sorted(value[name]) for name in sorted(value)}
+    return [_sorted(item) for item in value] if isinstance(value, list) else value
+
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+VALUES = st.recursive(
+    st.booleans()
+    | st.integers(-(1 << 63), (1 << 63) - 1)
+    | st.floats(width=32, allow_nan=False)
+    | st.decimals(places=3, min_value=-2000000, max_value=2000000)
+    | st.datetimes(
+        datetime(1970, 1, 2), datetime(2106, 2, 7), timezones=st.none() | st.just(UTC)
+    ).map(lambda moment: moment.replace(microsecond=0))
+    | TEXTS
+    | st.binary(max_size=9).map(bytearray)
+    | st.none(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@property_test
+@given(st.dictionaries(TEXTS, VALUES, max_size=4))
+def test_tables_are_written_as_pamqp_writes_them(table: dict[str, Any]) -> None:
+    assert write_table(_sorted(table)) == pamqp.encode.field_table(table)
+
+
+@pytest.mark.parametrize(
+    ("given_value", "octets"),
+    [
+        (1e300, b"d" + struct.pack(">d", 1e300)),
+        (0.1, b"d" + struct.pack(">d", 0.1)),
+        (0.5, b"f" + struct.pack(">f", 0.5)),
+        (b"\xff", b"S\0\0\0\1\xff"),
+        ((1 << 64) - 1, b"T" + b"\xff" * 8),
+        (datetime(2106, 2, 7, 6, 28, 16, tzinfo=UTC), b"T" + struct.pack(">Q", 1000 << 32)),
+        (datetime(2020, 1, 1, 0, 0, 0, 500000, UTC), b"T" + struct.pack(">Q", 1577836800500)),
+        (datetime(1970, 1, 1, 0, 0, 1, 500000, UTC), b"T" + struct.pack(">Q", 1)),
+    ],
+)
+def test_what_pamqp_cannot_write_or_cuts_is_written_whole(given_value: Any, octets: bytes) -> None:
+    assert write_value(given_value) == octets
+
+
+def test_a_table_keeps_its_order_and_its_names_to_the_octet() -> None:
+    octets = b"\2\xff\xfet\1\1bV\1aV" + bytes((200,)) + b"n" * 200 + b"t\0"
+
+    assert write_fields(read_fields(octets)) == octets
+
+
+@pytest.mark.parametrize(
+    "nothing_holds",
+    [
+        1 << 64,
+        -(1 << 63) - 1,
+        object(),
+        (1, 2),
+        Decimal("NaN"),
+        Decimal(1 << 31),
+        datetime(1969, 1, 1, tzinfo=UTC),
+    ],
+    ids=repr,
+)
+def test_what_no_field_can_hold_is_refused(nothing_holds: Any) -> None:
+    with pytest.raises(ValueError, match="no field holds"):
+        write_table({"a": [nothing_holds]})
+
+
+@property_test
+@given(table_of(FIELDS))
+def test_fields_are_split_without_a_loss(table: bytes) -> None:
+    pieces = list(split_fields(table[4:]))
+
+    assert b"".join(octets for _, octets in pieces) == table[4:]
+    assert {
+        name.decode("utf-8", "surrogateescape"): repr(read_fields(octets))
+        for name, octets in pieces
+    } == {name: repr({name: value}) for name, value in read_table(table, 0)[0].items()}

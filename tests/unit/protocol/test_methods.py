@@ -78,12 +78,19 @@ def arguments_for(kind: type[Frame]) -> st.SearchStrategy[dict[str, Any]]:
     )
 
 
+def as_pamqp_sorts(value: Any) -> Any:
+    """``value`` with tables in the order in which pamqp writes them."""
+    if isinstance(value, dict):
+        return {name: as_pamqp_sorts(value[name]) for name in sorted(value)}
+    return [as_pamqp_sorts(item) for item in value] if isinstance(value, list) else value
+
+
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 def test_every_method_is_encoded_as_pamqp_does(kind: type[Frame]) -> None:
     @property_test
     @given(st.integers(0, 0xFFFF), arguments_for(kind))
     def check(channel: int, arguments: dict[str, Any]) -> None:
-        method = make(kind, arguments)
+        method = make(kind, {name: as_pamqp_sorts(value) for name, value in arguments.items()})
         assert encode_method(channel, method) == pamqp.frame.marshal(method, channel)
 
     check()

@@ -6,12 +6,44 @@ in.
 """
 
 from collections.abc import Hashable
+from datetime import datetime
+from decimal import Decimal
 from functools import cached_property
 from typing import Any, Literal
 
 import attrs
 
 Arguments = dict[str, Any]
+
+
+def field_type(value: object) -> str:
+    """The type of an argument's value, in the word that RabbitMQ's errors have for it.
+
+    How wide a number was on the wire is not known any more: it is said as the clients of our
+    language send it.
+    """
+    match value:
+        case None:
+            return "void"
+        case bool():
+            return "bool"
+        case int():
+            return "signedint" if -(1 << 31) <= value < 1 << 31 else "long"
+        case float():
+            return "double"
+        case str() | bytes():
+            return "longstr"
+        case bytearray():
+            return "binary"
+        case list():
+            return "array"
+        case dict():
+            return "table"
+        case Decimal():
+            return "decimal"
+        case datetime():
+            return "timestamp"
+    raise TypeError(f"no field of AMQP holds a {type(value).__name__}")
 
 
 @attrs.frozen
@@ -44,6 +76,17 @@ class QueueDefinition:
     exclusive: bool = False
     auto_delete: bool = False
     arguments: Arguments = attrs.Factory(dict)
+
+    @property
+    def type(self) -> Any:
+        """The type of queue, as it was asked for; who asks for none wants a classic one."""
+        wanted = self.arguments.get("x-queue-type", "undefined")
+        return "classic" if wanted == "undefined" else wanted
+
+    @property
+    def title(self) -> str:
+        """What errors call it."""
+        return f"queue '{self.name}' in vhost '{self.vhost}'"
 
 
 @attrs.frozen

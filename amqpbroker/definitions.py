@@ -5,45 +5,16 @@ arrives (client, command line, another node), it ends in ``Broker.apply``: there
 in.
 """
 
+import re
 from collections.abc import Hashable
-from datetime import datetime
-from decimal import Decimal
 from functools import cached_property
 from typing import Any, Literal
 
 import attrs
 
+from amqpbroker.errors import DefinitionError
+
 Arguments = dict[str, Any]
-
-
-def field_type(value: object) -> str:
-    """The type of an argument's value, in the word that RabbitMQ's errors have for it.
-
-    How wide a number was on the wire is not known any more: it is said as the clients of our
-    language send it.
-    """
-    match value:
-        case None:
-            return "void"
-        case bool():
-            return "bool"
-        case int():
-            return "signedint" if -(1 << 31) <= value < 1 << 31 else "long"
-        case float():
-            return "double"
-        case str() | bytes():
-            return "longstr"
-        case bytearray():
-            return "binary"
-        case list():
-            return "array"
-        case dict():
-            return "table"
-        case Decimal():
-            return "decimal"
-        case datetime():
-            return "timestamp"
-    raise TypeError(f"no field of AMQP holds a {type(value).__name__}")
 
 
 @attrs.frozen
@@ -77,32 +48,30 @@ class QueueDefinition:
     auto_delete: bool = False
     arguments: Arguments = attrs.Factory(dict)
 
-    @property
-    def type(self) -> Any:
-        """The type of queue, as it was asked for; who asks for none wants a classic one."""
-        wanted = self.arguments.get("x-queue-type", "undefined")
-        return "classic" if wanted == "undefined" else wanted
-
-    @property
-    def title(self) -> str:
-        """What errors call it."""
-        return f"queue '{self.name}' in vhost '{self.vhost}'"
-
 
 @attrs.frozen
 class BindingDefinition:
-    """From an exchange to a queue, for messages that match ``routing_key`` and ``arguments``."""
+    """From an exchange to a queue, or to another exchange.
+
+    For messages that match ``routing_key`` and ``arguments``.
+    """
 
     vhost: str
     source: str
     destination: str
     routing_key: str = ""
     arguments: Arguments = attrs.Factory(dict)
+    destination_type: Literal["queue", "exchange"] = "queue"
 
     @cached_property
     def identity(self) -> Hashable:
         """What tells it from the other bindings of its exchange."""
-        return self.destination, self.routing_key, repr(sorted(self.arguments.items()))
+        return (
+            self.destination_type,
+            self.destination,
+            self.routing_key,
+            repr(sorted(self.arguments.items())),
+        )
 
 
 @attrs.frozen
@@ -117,8 +86,55 @@ class UserDefinition:
     tags: tuple[str, ...] = ()
 
 
+def _pattern(_: Any, field: "attrs.Attribute[str]", value: str) -> None:
+    try:
+        re.compile(value)
+    except re.error as error:
+        raise DefinitionError(
+            f"'{value}' is no regular expression for {field.name}: {error}"
+        ) from error
+
+
+@attrs.frozen
+class PermissionDefinition:
+    """What a user may do in a virtual host.
+
+    Regular expressions that a queue's or exchange's name must hold somewhere, to be made or deleted
+    (``configure``), to be given messages or bindings (``write``), to be read from (``read``). The
+    empty one matches no name (RabbitMQ: Access Control). Raises `DefinitionError` for a pattern
+    that is none.
+    """
+
+    vhost: str
+    user: str
+    configure: str = attrs.field(validator=_pattern)
+    write: str = attrs.field(validator=_pattern)
+    read: str = attrs.field(validator=_pattern)
+
+
+@attrs.frozen
+class TopicPermissionDefinition:
+    """Which routing keys a user may use with a topic exchange, on top of its permissions.
+
+    Patterns as in `PermissionDefinition`, in which ``{username}`` and ``{vhost}`` stand for the
+    user's own.
+    """
+
+    vhost: str
+    user: str
+    exchange: str
+    write: str = attrs.field(validator=_pattern)
+    read: str = attrs.field(validator=_pattern)
+
+
 Definition = (
-    VHostDefinition | ExchangeDefinition | QueueDefinition | BindingDefinition | UserDefinition
+    VHostDefinition
+    | ExchangeDefinition
+    | QueueDefinition
+    | BindingDefinition
+    | UserDefinition
+    | PermissionDefinition
+    | TopicPermissionDefinition
 )
 
 

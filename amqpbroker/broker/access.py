@@ -1,14 +1,27 @@
-"""Who may come in."""
+"""Who may come in, and what they may do."""
 
 import base64
 import hashlib
 import hmac
 import ipaddress
 import random
+import re
+from collections.abc import Mapping
+from typing import Literal
 
-from amqpbroker.definitions import UserDefinition
+from amqpbroker.definitions import (
+    PermissionDefinition,
+    TopicPermissionDefinition,
+    UserDefinition,
+)
+from amqpbroker.errors import AccessRefused
+
+Right = Literal["configure", "write", "read"]
 
 _SALT_BYTES = 4
+_NAMES_KEPT_MAX = 1024
+_DEFAULT_EXCHANGE = "amq.default"
+"""What patterns of permissions know the default exchange by."""
 
 
 def hash_password(password: str, rng: random.Random) -> str:
@@ -39,3 +52,71 @@ def is_loopback(host: str) -> bool:
         return False
     mapped = getattr(address, "ipv4_mapped", None)
     return (mapped or address).is_loopback
+
+
+class Access:
+    """What ``user`` may do in a virtual host.
+
+    It follows ``permission`` (None: nothing at all) and ``topics`` (by exchange; no record, no
+    restriction). A record that changes makes a new `Access`. What was granted is remembered, so
+    that asking again costs a look into a set.
+    """
+
+    def __init__(
+        self,
+        user: UserDefinition,
+        permission: PermissionDefinition | None,
+        topics: Mapping[str, TopicPermissionDefinition],
+    ) -> None:
+        self.user = user
+        self._permission = permission
+        self._topics = topics
+        self._granted: set[tuple[str, ...]] = set()
+
+    def check(
+        self, right: Right, kind: Literal["queue", "exchange"], name: str, vhost: str
+    ) -> None:
+        """Raise `AccessRefused` unless the user has ``right`` on a queue or exchange."""
+        name = name or (_DEFAULT_EXCHANGE if kind == "exchange" else "")
+        asked = right, name
+        if asked in self._granted:
+            return
+        if self._permission is None or not _holds(getattr(self._permission, right), name):
+            raise AccessRefused(
+                f"{right} access to {kind} '{name}' in vhost '{vhost}' refused"
+                f" for user '{self.user.name}'"
+            )
+        self._remember(asked)
+
+    def check_topic(
+        self, right: Literal["write", "read"], exchange: str, routing_key: str, vhost: str
+    ) -> None:
+        """Raise `AccessRefused` unless the user may use ``routing_key`` with a topic exchange."""
+        record = self._topics.get(exchange)
+        if record is None:
+            return
+        asked = right, exchange, routing_key
+        if asked in self._granted:
+            return
+        pattern: str = getattr(record, right)
+        for variable, value in (("{username}", self.user.name), ("{vhost}", vhost)):
+            pattern = pattern.replace(variable, value)
+        if not _holds(pattern, routing_key):
+            raise AccessRefused(
+                f"{right} access to topic '{routing_key}' in exchange '{exchange}'"
+                f" in vhost '{vhost}' refused for user '{self.user.name}'"
+            )
+        self._remember(asked)
+
+    def _remember(self, asked: tuple[str, ...]) -> None:
+        if len(self._granted) >= _NAMES_KEPT_MAX:
+            self._granted.clear()
+        self._granted.add(asked)
+
+
+def _holds(pattern: str, name: str) -> bool:
+    """Whether ``name`` holds the pattern somewhere; the empty one matches only the empty name."""
+    try:
+        return re.search(pattern or "^$", name) is not None
+    except re.error:  # The name of a user that is put into a topic's pattern may spoil it.
+        return False

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from amqpbroker import __version__
-from amqpbroker.broker.access import hash_password, is_loopback, password_matches
+from amqpbroker.broker.access import Access, hash_password, is_loopback, password_matches
 from amqpbroker.broker.deadlines import Deadlines
 from amqpbroker.broker.turn import Turn
 from amqpbroker.broker.vhost import VHost
@@ -15,7 +15,9 @@ from amqpbroker.definitions import (
     BindingDefinition,
     Change,
     ExchangeDefinition,
+    PermissionDefinition,
     QueueDefinition,
+    TopicPermissionDefinition,
     UserDefinition,
     VHostDefinition,
     put,
@@ -53,6 +55,10 @@ class BrokerLimits:
     uncommitted_connection_bytes_max: int = 8 * 1024 * 1024
     uncommitted_node_bytes_max: int = 64 * 1024 * 1024
     routes_per_channel_max: int = 1024
+    transaction_bytes_max: int = 256 * 1024 * 1024
+    """What a channel may publish before it commits."""
+    direct_replies_bytes_max: int = 16 * 1024 * 1024
+    """Direct replies over it are lost if their consumer does not take what it has."""
     pending_s_max: float = 30.0
     """How long a method may wait for its answer."""
 
@@ -75,6 +81,8 @@ class Broker:
         self.deadlines = Deadlines()
         self.vhosts: dict[str, VHost] = {}
         self.users: dict[str, UserDefinition] = {}
+        self._permissions: dict[tuple[str, str], PermissionDefinition] = {}
+        self._topic_permissions: dict[tuple[str, str], dict[str, TopicPermissionDefinition]] = {}
         self.sessions: dict[Session, None] = {}
         self.held_sessions: dict[Session, None] = {}
         """Those that are not read for now."""
@@ -83,19 +91,17 @@ class Broker:
         """Resources that run low ("memory"), in RabbitMQ's words."""
 
     def boot(self, user: str, password: str) -> None:
-        """What a new node starts with.
-
-        The virtual host ``/`` and one user, who may come from loopback only.
-        """
+        """What a new node starts with: the virtual host ``/``, and one user who may do all."""
         self.apply(put(VHostDefinition("/")))
         password_hash = hash_password(password, self.world.random)
         self.apply(put(UserDefinition(user, password_hash, ("administrator",))))
+        self.apply(put(PermissionDefinition("/", user, ".*", ".*", ".*")))
 
     # -- definitions ---------------------------------------------------------------------------
 
     def apply(self, change: Change) -> None:
         """Carry out a change that was decided on: the one way in for definitions."""
-        _appliers[change.act, type(change.definition)](self, change.definition)
+        _APPLIERS[change.act, type(change.definition)](self, change.definition)
 
     def _put_vhost(self, definition: VHostDefinition) -> None:
         if definition.name in self.vhosts:
@@ -111,13 +117,40 @@ class Broker:
             if session.vhost is vhost:
                 session.fail(ConnectionForced(f"vhost '{definition.name}' is deleted"))
         vhost.close()
+        for records in (self._permissions, self._topic_permissions):
+            for key in [key for key in records if key[0] == definition.name]:
+                del records[key]
         del self.vhosts[definition.name]  # Last: what ends above still submits changes of its own.
 
     def _put_user(self, definition: UserDefinition) -> None:
         self.users[definition.name] = definition
+        self._renew_access(definition.name)
 
     def _drop_user(self, definition: UserDefinition) -> None:
         del self.users[definition.name]
+        for records in (self._permissions, self._topic_permissions):
+            for key in [key for key in records if key[1] == definition.name]:
+                del records[key]
+        for session in list(self.sessions):
+            if session.user is not None and session.user.name == definition.name:
+                session.fail(ConnectionForced(f"user '{definition.name}' was deleted"))
+
+    def _put_permission(self, definition: PermissionDefinition) -> None:
+        self._permissions[definition.vhost, definition.user] = definition
+        self._renew_access(definition.user)
+
+    def _drop_permission(self, definition: PermissionDefinition) -> None:
+        del self._permissions[definition.vhost, definition.user]
+        self._renew_access(definition.user)
+
+    def _put_topic_permission(self, definition: TopicPermissionDefinition) -> None:
+        records = self._topic_permissions.setdefault((definition.vhost, definition.user), {})
+        records[definition.exchange] = definition
+        self._renew_access(definition.user)
+
+    def _drop_topic_permission(self, definition: TopicPermissionDefinition) -> None:
+        del self._topic_permissions[definition.vhost, definition.user][definition.exchange]
+        self._renew_access(definition.user)
 
     # -- access --------------------------------------------------------------------------------
 
@@ -134,6 +167,21 @@ class Broker:
             log.warning("login of user %r from %s refused: only from loopback", user, host)
             return None
         return definition
+
+    def may_enter(self, user: str, vhost: str) -> bool:
+        """Whether a user has any permissions in a virtual host."""
+        return (vhost, user) in self._permissions
+
+    def access(self, user: UserDefinition, vhost: str) -> Access:
+        """What ``user`` may do in a virtual host, as the records stand."""
+        key = vhost, user.name
+        return Access(user, self._permissions.get(key), self._topic_permissions.get(key, {}))
+
+    def _renew_access(self, user: str) -> None:
+        """A record of the user has changed: who is here under that name is judged anew."""
+        for session in self.sessions:
+            if session.user is not None and session.user.name == user:
+                session.renew_access()
 
     # -- flow ----------------------------------------------------------------------------------
 
@@ -169,11 +217,14 @@ class Broker:
         return {
             "capabilities": {
                 "publisher_confirms": True,
+                "exchange_exchange_bindings": True,
                 "basic.nack": True,
                 "consumer_cancel_notify": True,
                 "connection.blocked": True,
+                "consumer_priorities": True,
                 "authentication_failure_close": True,
                 "per_consumer_qos": True,
+                "direct_reply_to": True,
             },
             "cluster_name": self.name,
             "copyright": "the amqpbroker authors",
@@ -194,11 +245,15 @@ def _in_vhost(act: str) -> Callable[[Broker, Any], None]:
     return apply
 
 
-_appliers: dict[tuple[str, type], Callable[[Broker, Any], None]] = {
+_APPLIERS: dict[tuple[str, type], Callable[[Broker, Any], None]] = {
     ("put", VHostDefinition): Broker._put_vhost,
     ("delete", VHostDefinition): Broker._drop_vhost,
     ("put", UserDefinition): Broker._put_user,
     ("delete", UserDefinition): Broker._drop_user,
+    ("put", PermissionDefinition): Broker._put_permission,
+    ("delete", PermissionDefinition): Broker._drop_permission,
+    ("put", TopicPermissionDefinition): Broker._put_topic_permission,
+    ("delete", TopicPermissionDefinition): Broker._drop_topic_permission,
     ("put", ExchangeDefinition): _in_vhost("put_exchange"),
     ("delete", ExchangeDefinition): _in_vhost("drop_exchange"),
     ("put", QueueDefinition): _in_vhost("put_queue"),

@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import attrs
 
-from amqpbroker.queues.queue import Queue
+from amqpbroker.queues.queue import Destination
 
 
 @attrs.define(eq=False)
@@ -28,7 +28,7 @@ class _Run:
     first: int
     count: int
     size: int
-    targets: list[tuple[Queue, int]]
+    targets: list[tuple[Destination, int]]
 
     def committed(self) -> int:
         """How many of them are committed in all their queues."""
@@ -57,8 +57,9 @@ class ConfirmWindow:
         self._told = 0  # All up to here are confirmed to the peer.
         self._open: list[_Run] = []
         self._early: list[tuple[int, int]] = []  # Confirmed, but not told yet: (first, last).
+        self._on_clear: Callable[[], None] = _ignore
 
-    def published(self, raws: list[bytes], targets: list[tuple[Queue, int]]) -> None:
+    def published(self, raws: list[bytes], targets: list[tuple[Destination, int]]) -> None:
         """Messages went to ``targets`` (none, if they were unroutable)."""
         first = 0
         count = len(raws)
@@ -79,6 +80,13 @@ class ConfirmWindow:
         self._account(size)
         self._open.append(_Run(first, count, size, targets))
         lagging.when_committed(self._committed)
+
+    def when_clear(self, call: Callable[[], None]) -> None:
+        """Call once, when everything published is committed; at once, if it is."""
+        if self._open:
+            self._on_clear = call
+        else:
+            call()
 
     def _committed(self) -> None:
         self._wake(self)
@@ -106,6 +114,9 @@ class ConfirmWindow:
         if self.confirming:
             self._tell(next((run.first for run in waiting if run.first), self._next) - 1)
         self._early = []
+        if not waiting:
+            clear, self._on_clear = self._on_clear, _ignore
+            clear()
 
     def _tell(self, without_gap: int) -> None:
         """Confirm everything up to ``without_gap`` at once, what lies beyond one by one."""
@@ -126,7 +137,7 @@ class ConfirmWindow:
         self._open = []
         self.confirming = False
         # Nothing leads in a circle: the channel is freed at once.
-        self._account = self._ack = _ignore
+        self._account = self._ack = self._on_clear = _ignore
 
 
 def _ignore(*_: object) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pamqp import commands
 from pamqp.base import Frame
 
+from amqpbroker.broker.access import Access
 from amqpbroker.broker.broker import Broker
 from amqpbroker.broker.channel import Channel
 from amqpbroker.broker.deadlines import Deadline
@@ -58,6 +59,8 @@ class Session:
         self.host = host
         self.user: UserDefinition | None = None
         self.vhost: VHost | None = None
+        self.access: Access
+        """What the user may do; there is one from the moment when the virtual host is open."""
         self.channels: dict[int, Channel] = {}
         self.unsent_bytes = 0
         """Octets that were taken from the outbox but not by the peer."""
@@ -217,19 +220,45 @@ class Session:
 
     def _open(self, event: Open) -> None:
         broker = self.broker
-        self.vhost = broker.vhosts.get(event.vhost)
-        if self.vhost is None:
+        vhost = broker.vhosts.get(event.vhost)
+        if vhost is None:
             raise NotAllowed(f"vhost {event.vhost} not found")
+        assert self.user is not None
+        if not broker.may_enter(self.user.name, event.vhost):
+            raise NotAllowed(f"access to vhost '{event.vhost}' refused for user '{self.user.name}'")
         if len(broker.sessions) > broker.limits.connections_max:
             raise NotAllowed(
                 "connection refused: "
                 f"node connection limit ({broker.limits.connections_max}) is reached"
             )
+        self.vhost = vhost
+        self.access = broker.access(self.user, vhost.name)
         self.connection.open_ok()
         heartbeat_s = self.connection.heartbeat_s
         if heartbeat_s:
             now_s = broker.world.clock.monotonic_s()
             self._next_tick = broker.deadlines.at(now_s + heartbeat_s / 2, self._tick)
+
+    def renew_access(self) -> None:
+        """The user's record or rights have changed: nothing that was granted counts any more."""
+        if self.user is None or self.vhost is None:
+            return
+        self.user = self.broker.users[self.user.name]
+        self.access = self.broker.access(self.user, self.vhost.name)
+        for channel in self.channels.values():
+            channel.publisher.forget_routes()
+
+    def delete_queue(self, name: str, if_unused: bool = False, if_empty: bool = False) -> int:
+        """Delete a queue, and forget it if it was the session's own; the count of ready messages.
+
+        Raises what the virtual host has against it.
+        """
+        assert self.vhost is not None
+        queue = self.vhost.queues.get(name)
+        count = self.vhost.delete_queue(name, self, if_unused, if_empty)
+        if queue is not None:
+            self.own_queues.pop(queue, None)
+        return count
 
     def _tick(self, now_s: float) -> None:
         """Every half heartbeat: speak up, and listen."""
@@ -270,8 +299,8 @@ class Session:
         for channel in list(self.channels.values()):
             self.close_channel(channel)
         for queue in list(self.own_queues):
-            if not queue.version and self.vhost is not None:
-                self.vhost.delete_queue(queue.definition.name, self)
+            if not queue.version:
+                self.delete_queue(queue.definition.name)
         self.own_queues.clear()
         self._blocked = self.held = False
         self.broker.held_sessions.pop(self, None)

@@ -46,6 +46,12 @@ class Unsettled:
         self._runs.append(run)
         self.count += len(run.indexes)
 
+    def restore(self, runs: list[Delivered]) -> None:
+        """Note runs again that were taken."""
+        self._runs = sorted(self._runs[self._head :] + runs, key=_first)
+        self._head = 0
+        self.count += sum(len(run.indexes) for run in runs)
+
     def take(self, first: int, last: int) -> tuple[list[Delivered], int | None]:
         """Settle the tags ``first`` … ``last`` one by one.
 

@@ -5,7 +5,7 @@ an error of RabbitMQ's words or in a `Change`. Changes go through ``Broker.apply
 methods ``put_…`` and ``drop_…`` here; those have no opinion.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from amqpbroker.definitions import (
@@ -15,7 +15,6 @@ from amqpbroker.definitions import (
     ExchangeDefinition,
     QueueDefinition,
     delete,
-    field_type,
     put,
 )
 from amqpbroker.errors import (
@@ -24,13 +23,32 @@ from amqpbroker.errors import (
     PreconditionFailed,
     ResourceLocked,
     Unimplemented,
+    field_type,
 )
-from amqpbroker.queues.arguments import check_queue_type, compared_arguments
-from amqpbroker.queues.queue import Queue, QueueType
+from amqpbroker.queues.queue import Destination, Queue, QueueType
 from amqpbroker.routing.exchange import Headers
-from amqpbroker.routing.router import EXCHANGE_TYPES, Router
+from amqpbroker.routing.router import EXCHANGE_TYPES, Exchange, Router
 
 _LATER_QUEUE_TYPES = ("quorum", "stream")
+_DEFAULT_QUEUE_TYPE = "classic"
+_QUEUE_ARGUMENTS = (
+    "x-expires",
+    "x-message-ttl",
+    "x-dead-letter-exchange",
+    "x-dead-letter-routing-key",
+    "x-dead-letter-strategy",
+    "x-max-length",
+    "x-max-length-bytes",
+    "x-max-priority",
+    "x-overflow",
+    "x-queue-mode",
+    "x-queue-version",
+    "x-single-active-consumer",
+    "x-queue-type",
+    "x-queue-master-locator",
+    "x-delivery-limit",
+)
+"""What is compared when a queue is declared again; other arguments are their owner's business."""
 _EXCHANGE_ARGUMENTS = ("alternate-exchange",)
 
 
@@ -47,6 +65,8 @@ class VHost:
         self.name = name
         self.router = Router()
         self.queues: dict[str, Queue] = {}
+        self.replies: dict[str, Destination] = {}
+        """Consumers of direct replies, by the address that the broker gave them."""
         self._queue_types = queue_types
         self._submit = submit
         self._wake = wake
@@ -72,15 +92,11 @@ class VHost:
             " value does not match that of the original declaration."
         )
 
-    def declare_queue(
-        self, wanted: QueueDefinition, asker: object, generated: bool = False
-    ) -> Queue:
-        """The queue as ``wanted``, made if there is none; ``generated``: the broker chose the name.
+    def declare_queue(self, wanted: QueueDefinition, asker: object) -> Queue:
+        """The queue as ``wanted``, made if there is none.
 
         Raises `PreconditionFailed` if there is another.
         """
-        if not generated:
-            _check_name("queue", wanted.name)
         queue = self.queues.get(wanted.name)
         if queue is None:
             return self._create_queue(wanted, asker)
@@ -90,16 +106,22 @@ class VHost:
         there = queue.definition
         _check_same(what, "durable", wanted.durable, there.durable)
         _check_same(what, "auto_delete", wanted.auto_delete, there.auto_delete)
-        _check_same_arguments(what, compared_arguments(there), wanted.arguments, there.arguments)
+        _check_same_arguments(what, _QUEUE_ARGUMENTS, wanted.arguments, there.arguments)
         return queue
 
     def _create_queue(self, wanted: QueueDefinition, asker: object) -> Queue:
-        check_queue_type(wanted, (*self._queue_types, *_LATER_QUEUE_TYPES))
-        if wanted.type not in self._queue_types:
-            raise Unimplemented(
-                f"queues of type '{wanted.type}' are not there yet: declare the type 'classic'"
+        kind = wanted.arguments.get("x-queue-type", _DEFAULT_QUEUE_TYPE)
+        queue_type = self._queue_types.get(kind) if isinstance(kind, str) else None
+        if queue_type is None:
+            if kind in _LATER_QUEUE_TYPES:
+                raise Unimplemented(
+                    f"queues of type '{kind}' are not there yet: declare the type 'classic'"
+                )
+            raise PreconditionFailed(
+                f"invalid arg 'x-queue-type' for queue '{wanted.name}' in vhost '{self.name}':"
+                f" \"unsupported queue type '{kind}'\""
             )
-        self._queue_types[wanted.type].check(wanted)
+        queue_type.check(wanted.arguments)
         self._submit(put(wanted))
         queue = self.queues[wanted.name]
         if wanted.exclusive:
@@ -126,26 +148,22 @@ class VHost:
 
     # -- rules: exchanges ----------------------------------------------------------------------
 
-    def check_exchange(self, name: str) -> ExchangeDefinition:
+    def exchange(self, name: str) -> Exchange:
         """The exchange ``name``. Raises `NotFound`."""
         exchange = self.router.exchanges.get(name)
         if exchange is None:
             raise NotFound(f"no exchange '{name}' in vhost '{self.name}'")
-        return exchange.definition
+        return exchange
 
-    def check_named_exchange(self, name: str) -> None:
-        """See that there is an exchange ``name``, which is not the default one."""
-        _check_not_default(name)
-        self.check_exchange(name)
+    def named_exchange(self, name: str) -> Exchange:
+        """The exchange ``name``, which is not the default one."""
+        check_not_default(name)
+        return self.exchange(name)
 
     def declare_exchange(self, wanted: ExchangeDefinition) -> None:
         """See to an exchange as ``wanted``. Raises `PreconditionFailed` if there is another."""
-        _check_not_default(wanted.name)
-        if wanted.type not in EXCHANGE_TYPES:
-            raise PreconditionFailed(f"unknown exchange type '{wanted.type}'")
         exchange = self.router.exchanges.get(wanted.name)
         if exchange is None:
-            _check_name("exchange", wanted.name)
             self._submit(put(wanted))
             return
         what = f"exchange '{wanted.name}' in vhost '{self.name}'"
@@ -156,13 +174,16 @@ class VHost:
         _check_same(what, "internal", wanted.internal, there.internal)
         _check_same_arguments(what, _EXCHANGE_ARGUMENTS, wanted.arguments, there.arguments)
 
+    def check_deletable(self, exchange: str) -> None:
+        """Raise `AccessRefused` for the exchanges that every virtual host has."""
+        check_not_default(exchange)
+        if exchange.startswith("amq."):
+            raise AccessRefused(
+                f"deletion of system exchange '{exchange}' in vhost '{self.name}' not allowed"
+            )
+
     def delete_exchange(self, name: str, if_unused: bool) -> None:
         """Delete an exchange; one that is not there is no fault (RabbitMQ)."""
-        _check_not_default(name)
-        if name.startswith("amq."):
-            raise AccessRefused(
-                f"deletion of system exchange '{name}' in vhost '{self.name}' not allowed"
-            )
         exchange = self.router.exchanges.get(name)
         if exchange is None:
             return
@@ -173,30 +194,45 @@ class VHost:
     # -- rules: bindings -----------------------------------------------------------------------
 
     def bind(self, binding: BindingDefinition, asker: object) -> None:
-        """Bind a queue. Raises `NotFound`, or what the exchange's type has to say."""
-        self.check_named_exchange(binding.source)
-        self.queue(binding.destination, asker)
-        self.router.exchanges[binding.source].type.check(binding)
+        """Bind a queue or exchange. Raises `NotFound`, or what the source's type has to say."""
+        source = self.exchange(binding.source)
+        self._check_destination(binding, asker)
+        source.type.check(binding)
         self._submit(put(binding))
 
     def unbind(self, binding: BindingDefinition, asker: object) -> None:
-        """Unbind a queue; a binding, or an end of it, that is not there is no fault (RabbitMQ)."""
-        _check_not_default(binding.source)
-        exchange = self.router.exchanges.get(binding.source)
-        if exchange is not None and binding.identity in exchange.bindings:
-            self.queue(binding.destination, asker)
+        """Unbind; a binding, or an end of it, that is not there is no fault (RabbitMQ)."""
+        source = self.router.exchanges.get(binding.source)
+        if source is not None and binding.identity in source.bindings:
+            self._check_destination(binding, asker)
             self._submit(delete(binding))
+
+    def _check_destination(self, binding: BindingDefinition, asker: object) -> None:
+        if binding.destination_type == "queue":
+            self.queue(binding.destination, asker)
+        else:
+            self.exchange(binding.destination)
 
     # -- routing -------------------------------------------------------------------------------
 
-    def route(self, exchange: str, routing_key: str, headers: Headers) -> tuple[Queue, ...]:
-        """The queues that a message goes to; the exchange is there."""
+    def route(
+        self, exchange: str, routing_keys: Sequence[str], headers: Headers
+    ) -> tuple[tuple[Destination, ...], bool]:
+        """Where a message goes, each destination once; the exchange is there.
+
+        And whether messages with the same keys go there too, until the version of the exchange is
+        raised (or, at the default exchange, that of the destination).
+        """
         queues = self.queues
-        if not exchange:
-            queue = queues.get(routing_key)
-            return () if queue is None else (queue,)
-        names = self.router.exchanges[exchange].route(routing_key, headers)
-        return tuple([queues[name] for name in names])
+        if exchange:
+            names, cacheable = self.router.route(exchange, routing_keys, headers)
+            return tuple([queues[name] for name in names]), cacheable
+        found: dict[Destination, None] = {}
+        for key in routing_keys:
+            destination = queues.get(key) or self.replies.get(key)
+            if destination is not None:
+                found[destination] = None
+        return tuple(found), True
 
     # -- changes -------------------------------------------------------------------------------
 
@@ -205,12 +241,23 @@ class VHost:
         self.router.add_exchange(definition)
 
     def drop_exchange(self, definition: ExchangeDefinition) -> None:
-        """Carry out a change."""
-        self.router.remove_exchange(definition.name)
+        """Carry out a change.
+
+        The bindings go with the exchange, and auto-delete exchanges with their last binding: this
+        one may have been among them, if bindings lead in a circle.
+        """
+        name = definition.name
+        for binding in self.router.bindings_to_exchange(name):
+            if binding.source == name:
+                self.router.unbind(binding)
+            else:
+                self.drop_binding(binding)
+        if name in self.router.exchanges:
+            self.router.remove_exchange(name)
 
     def put_queue(self, definition: QueueDefinition) -> None:
         """Carry out a change."""
-        kind = self._queue_types[definition.type]
+        kind = self._queue_types[definition.arguments.get("x-queue-type", _DEFAULT_QUEUE_TYPE)]
         self.queues[definition.name] = kind.open(definition, self._wake)
 
     def drop_queue(self, definition: QueueDefinition) -> None:
@@ -219,7 +266,7 @@ class VHost:
         The bindings go with the queue, and auto-delete exchanges with their last binding.
         """
         queue = self.queues.pop(definition.name)
-        for binding in self.router.bindings_to(definition.name):
+        for binding in self.router.bindings_to_queue(definition.name):
             self.drop_binding(binding)
         queue.delete()
 
@@ -240,14 +287,33 @@ class VHost:
             self.drop_queue(queue.definition)
 
 
-def _check_name(kind: str, name: str) -> None:
+def check_name(kind: str, name: str) -> None:
+    """Raise `AccessRefused` for a new name that is the broker's to give."""
     if name.startswith("amq."):
         raise AccessRefused(f"{kind} name '{name}' contains reserved prefix 'amq.*'")
 
 
-def _check_not_default(exchange: str) -> None:
+def check_not_default(exchange: str) -> None:
+    """Raise `AccessRefused` for the default exchange, which nobody changes."""
     if not exchange:
         raise AccessRefused("operation not permitted on the default exchange")
+
+
+def check_exchange_type(name: str) -> None:
+    """Raise `PreconditionFailed` if there is no such type of exchange."""
+    if name not in EXCHANGE_TYPES:
+        raise PreconditionFailed(f"unknown exchange type '{name}'")
+
+
+def exchange_argument(arguments: Arguments, name: str, what: str) -> str | None:
+    """The exchange that an argument names; None if there is none.
+
+    Raises `PreconditionFailed` if it is no name.
+    """
+    value = arguments.get(name)
+    if name in arguments and not isinstance(value, str):
+        raise PreconditionFailed(f"invalid type '{field_type(value)}' for arg '{name}' in {what}")
+    return value
 
 
 def _check_same(what: str, name: str, wanted: object, there: object) -> None:
@@ -263,14 +329,14 @@ def _shown(value: object) -> str:
 
 
 def _check_same_arguments(
-    what: str, names: Iterable[str], wanted: Arguments, there: Arguments
+    what: str, names: tuple[str, ...], wanted: Arguments, there: Arguments
 ) -> None:
     """Compare the arguments that the broker knows, and nobody else's."""
     for name in names:
         if name in wanted and name in there:
             _check_same(what, name, wanted[name], there[name])
         elif name in wanted or name in there:
-            if name == "x-queue-type" and {**wanted, **there}[name] == "classic":
+            if name == "x-queue-type" and {**wanted, **there}[name] == _DEFAULT_QUEUE_TYPE:
                 continue
             received = _typed(wanted[name]) if name in wanted else "none"
             current = _typed(there[name]) if name in there else "none"

@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 
 import attrs
 
-from amqpbroker.definitions import QueueDefinition
+from amqpbroker.definitions import Arguments, QueueDefinition
 from amqpbroker.message import Batch, Origin
 
 Answer = TypeVar("Answer")
@@ -105,17 +105,11 @@ class Consumer(ABC):
         """The queue is gone."""
 
 
-class Queue(ABC):
-    """Messages on their way to consumers.
+class Destination(ABC):
+    """Where messages end up: a queue, or what takes its place."""
 
-    Publish and settle never wait. Whatever else may have to answers with a `Pending`.
-    """
-
-    definition: QueueDefinition
-    owner: object | None
-    """The connection whose own it is (exclusive), else None."""
     version: int
-    """Raised once, when the queue is deleted: who remembers a route to it looks here."""
+    """Raised once, when it is deleted: who remembers a route to it looks here."""
 
     @property
     @abstractmethod
@@ -126,12 +120,24 @@ class Queue(ABC):
     def publish(self, origin: Origin, raws: list[bytes]) -> int:
         """Take a run of messages.
 
-        The index behind the last. Confirmed when `committed` reaches it.
+        The index behind the last. Confirmed when `committed` reaches it. What is deleted takes
+        them too, and forgets them.
         """
 
     @abstractmethod
     def when_committed(self, call: Callable[[], None]) -> None:
         """Call once, when `committed` has moved."""
+
+
+class Queue(Destination):
+    """Messages on their way to consumers.
+
+    Publish and settle never wait. Whatever else may have to answers with a `Pending`.
+    """
+
+    definition: QueueDefinition
+    owner: object | None
+    """The connection whose own it is (exclusive), else None."""
 
     @abstractmethod
     def settle(self, indexes: range, outcome: Outcome) -> None:
@@ -174,8 +180,8 @@ class QueueType(ABC):
     """Makes queues of one kind."""
 
     @abstractmethod
-    def check(self, definition: QueueDefinition) -> None:
-        """Raise `PreconditionFailed` if a queue of this type cannot have its arguments."""
+    def check(self, arguments: Arguments) -> None:
+        """Raise `PreconditionFailed` for arguments that this kind cannot have."""
 
     @abstractmethod
     def open(self, definition: QueueDefinition, wake: Callable[[Queue], Any]) -> Queue:

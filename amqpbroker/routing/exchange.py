@@ -5,16 +5,16 @@ from collections.abc import Hashable, Iterable
 from typing import Any, ClassVar
 
 from amqpbroker.definitions import Arguments, BindingDefinition
-from amqpbroker.errors import PreconditionFailed
+from amqpbroker.errors import PreconditionFailed, erlang_term, field_type
 
 Headers = dict[str, Any] | None
 
 
 class ExchangeType(ABC):
-    """Keeps the bindings of one exchange and finds the destinations of a message.
+    """Keeps the bindings of one exchange and finds those that a message follows.
 
-    ``cacheable`` promises that the destinations depend on the routing key alone, and change only
-    when a binding does.
+    ``cacheable`` promises that they depend on the routing key alone, and change only when a binding
+    does.
     """
 
     cacheable: ClassVar[bool] = True
@@ -31,19 +31,19 @@ class ExchangeType(ABC):
         """Remove a binding that is there."""
 
     @abstractmethod
-    def route(self, routing_key: str, headers: Headers) -> Iterable[str]:
-        """The destinations, in a stable order; a name may come twice."""
+    def route(self, routing_key: str, headers: Headers) -> Iterable[BindingDefinition]:
+        """The bindings, in a stable order; several may lead to one destination."""
 
 
 class DirectExchange(ExchangeType):
     """The routing key equals the binding's."""
 
     def __init__(self) -> None:
-        self._by_key: dict[str, dict[Hashable, str]] = {}
+        self._by_key: dict[str, dict[Hashable, BindingDefinition]] = {}
 
     def bind(self, binding: BindingDefinition) -> None:
         here = self._by_key.setdefault(binding.routing_key, {})
-        here[binding.identity] = binding.destination
+        here[binding.identity] = binding
 
     def unbind(self, binding: BindingDefinition) -> None:
         here = self._by_key[binding.routing_key]
@@ -51,7 +51,7 @@ class DirectExchange(ExchangeType):
         if not here:
             del self._by_key[binding.routing_key]
 
-    def route(self, routing_key: str, headers: Headers) -> Iterable[str]:
+    def route(self, routing_key: str, headers: Headers) -> Iterable[BindingDefinition]:
         return self._by_key.get(routing_key, {}).values()
 
 
@@ -59,15 +59,15 @@ class FanoutExchange(ExchangeType):
     """Every binding counts."""
 
     def __init__(self) -> None:
-        self._all: dict[Hashable, str] = {}
+        self._all: dict[Hashable, BindingDefinition] = {}
 
     def bind(self, binding: BindingDefinition) -> None:
-        self._all[binding.identity] = binding.destination
+        self._all[binding.identity] = binding
 
     def unbind(self, binding: BindingDefinition) -> None:
         del self._all[binding.identity]
 
-    def route(self, routing_key: str, headers: Headers) -> Iterable[str]:
+    def route(self, routing_key: str, headers: Headers) -> Iterable[BindingDefinition]:
         return self._all.values()
 
 
@@ -81,14 +81,19 @@ class HeadersExchange(ExchangeType):
     cacheable = False
 
     def __init__(self) -> None:
-        self._all: dict[Hashable, tuple[str, bool, Arguments]] = {}
+        self._all: dict[Hashable, tuple[BindingDefinition, bool, Arguments]] = {}
 
     def check(self, binding: BindingDefinition) -> None:
         mode = binding.arguments.get("x-match", "all")
+        if not isinstance(mode, str):
+            raise PreconditionFailed(
+                f"Invalid x-match field type {field_type(mode)} (value {erlang_term(mode)});"
+                " expected longstr"
+            )
         if mode not in ("all", "any", "all-with-x", "any-with-x"):
             raise PreconditionFailed(
-                f"Invalid x-match field value '{mode}'; "
-                "expected all, any, all-with-x, or any-with-x"
+                f"Invalid x-match field value {erlang_term(mode)};"
+                " expected all, any, all-with-x, or any-with-x"
             )
 
     def bind(self, binding: BindingDefinition) -> None:
@@ -98,17 +103,17 @@ class HeadersExchange(ExchangeType):
             for name, value in binding.arguments.items()
             if name != "x-match" and (mode.endswith("-with-x") or not name.startswith("x-"))
         }
-        self._all[binding.identity] = binding.destination, mode.startswith("all"), wanted
+        self._all[binding.identity] = binding, mode.startswith("all"), wanted
 
     def unbind(self, binding: BindingDefinition) -> None:
         del self._all[binding.identity]
 
-    def route(self, routing_key: str, headers: Headers) -> Iterable[str]:
+    def route(self, routing_key: str, headers: Headers) -> Iterable[BindingDefinition]:
         present = headers or {}
-        for destination, need_all, wanted in self._all.values():
+        for binding, need_all, wanted in self._all.values():
             matches = (_matches(present, name, value) for name, value in wanted.items())
             if all(matches) if need_all else any(matches):
-                yield destination
+                yield binding
 
 
 def _matches(headers: dict[str, Any], name: str, wanted: Any) -> bool:

@@ -1,8 +1,16 @@
 """Exchanges, bindings, and the way from an address to queue names.
 
-Every exchange has a version that any change to what it reaches raises. Who remembers a route
-compares the version on use; so a new binding elsewhere, or a new queue, empties nobody's memory.
+An exchange leads to queues, to other exchanges by bindings, and to its alternate exchange when its
+own bindings have nothing for a message (RabbitMQ: Exchange to Exchange Bindings, Alternate
+Exchanges). Such ways may form circles: each exchange is visited once for a message, and each queue
+is named once.
+
+Every exchange has a version that any change to what it reaches raises, however far away. Who
+remembers a route compares the version of the exchange where it began; so a new binding elsewhere,
+or a new queue, empties nobody's memory.
 """
+
+from collections.abc import Iterator, Sequence
 
 from amqpbroker.definitions import BindingDefinition, ExchangeDefinition
 from amqpbroker.routing.exchange import (
@@ -40,6 +48,10 @@ def predeclared(vhost: str) -> list[ExchangeDefinition]:
     ]
 
 
+_Destination = tuple[str, str]
+"""Type (queue, exchange) and name."""
+
+
 class Exchange:
     """An exchange with its bindings."""
 
@@ -48,10 +60,9 @@ class Exchange:
         self.version = 0
         self.bindings: dict[object, BindingDefinition] = {}
         self.type = EXCHANGE_TYPES[definition.type]()
-
-    def route(self, routing_key: str, headers: Headers) -> tuple[str, ...]:
-        """The names of the queues that a message goes to, each once."""
-        return tuple(dict.fromkeys(self.type.route(routing_key, headers)))
+        alternate = definition.arguments.get("alternate-exchange")
+        self.alternate: str | None = alternate if isinstance(alternate, str) else None
+        """Where messages go that no binding takes."""
 
 
 class Router:
@@ -62,19 +73,32 @@ class Router:
 
     def __init__(self) -> None:
         self.exchanges: dict[str, Exchange] = {}
-        self._bound_to: dict[str, dict[object, BindingDefinition]] = {}
+        self._bound_to: dict[_Destination, dict[object, BindingDefinition]] = {}
+        self._alternate_of: dict[str, dict[Exchange, None]] = {}
+
+    # -- exchanges -----------------------------------------------------------------------------
 
     def add_exchange(self, definition: ExchangeDefinition) -> None:
         """Add an exchange that is not there yet."""
-        self.exchanges[definition.name] = Exchange(definition)
+        exchange = self.exchanges[definition.name] = Exchange(definition)
+        if exchange.alternate is not None:
+            self._alternate_of.setdefault(exchange.alternate, {})[exchange] = None
+        self._raise_version(exchange)
 
     def remove_exchange(self, name: str) -> None:
-        """Remove an exchange and its bindings."""
+        """Remove an exchange and the bindings from it; those to it are gone already."""
         exchange = self.exchanges[name]
         for binding in list(exchange.bindings.values()):
             self.unbind(binding)
-        exchange.version += 1
+        self._raise_version(exchange)
+        if exchange.alternate is not None:
+            users = self._alternate_of[exchange.alternate]
+            del users[exchange]
+            if not users:
+                del self._alternate_of[exchange.alternate]
         del self.exchanges[name]
+
+    # -- bindings ------------------------------------------------------------------------------
 
     def bind(self, binding: BindingDefinition) -> None:
         """Add a binding; one that is there already changes nothing."""
@@ -83,8 +107,8 @@ class Router:
             return
         exchange.type.bind(binding)
         exchange.bindings[binding.identity] = binding
-        exchange.version += 1
-        bound = self._bound_to.setdefault(binding.destination, {})
+        self._raise_version(exchange)
+        bound = self._bound_to.setdefault((binding.destination_type, binding.destination), {})
         bound[binding.source, binding.identity] = binding
 
     def unbind(self, binding: BindingDefinition) -> bool:
@@ -93,13 +117,69 @@ class Router:
         if exchange.bindings.pop(binding.identity, None) is None:
             return False
         exchange.type.unbind(binding)
-        exchange.version += 1
-        bound = self._bound_to[binding.destination]
+        self._raise_version(exchange)
+        destination = binding.destination_type, binding.destination
+        bound = self._bound_to[destination]
         del bound[binding.source, binding.identity]
         if not bound:
-            del self._bound_to[binding.destination]
+            del self._bound_to[destination]
         return True
 
-    def bindings_to(self, queue: str) -> list[BindingDefinition]:
-        """All bindings of a queue, but the one that the default exchange implies."""
-        return list(self._bound_to.get(queue, {}).values())
+    def bindings_to_queue(self, name: str) -> list[BindingDefinition]:
+        """All bindings to a queue, but the one that the default exchange implies."""
+        return list(self._bound_to.get(("queue", name), {}).values())
+
+    def bindings_to_exchange(self, name: str) -> list[BindingDefinition]:
+        """All bindings to an exchange."""
+        return list(self._bound_to.get(("exchange", name), {}).values())
+
+    def _raise_version(self, changed: Exchange) -> None:
+        """Every exchange from which ``changed`` can be reached has changed with it."""
+        reached = {changed: None}
+        pending = [changed]
+        while pending:
+            exchange = pending.pop()
+            exchange.version += 1
+            for source in self._leading_to(exchange.definition.name):
+                if source not in reached:
+                    reached[source] = None
+                    pending.append(source)
+
+    def _leading_to(self, name: str) -> Iterator[Exchange]:
+        """The exchanges from which messages come to exchange ``name`` directly."""
+        for binding in self._bound_to.get(("exchange", name), {}).values():
+            yield self.exchanges[binding.source]
+        yield from self._alternate_of.get(name, {})
+
+    # -- routes --------------------------------------------------------------------------------
+
+    def route(
+        self, start: str, routing_keys: Sequence[str], headers: Headers
+    ) -> tuple[tuple[str, ...], bool]:
+        """The names of the queues that a message goes to, each once.
+
+        And whether messages with the same keys go there too, until the version of ``start`` is
+        raised. The keys are the message's own and those of its CC and BCC headers.
+        """
+        queues: dict[str, None] = {}
+        cacheable = True
+        seen = {start}
+        pending = [self.exchanges[start]]
+        while pending:
+            exchange = pending.pop()
+            cacheable &= exchange.type.cacheable
+            matched = False
+            for key in routing_keys:
+                for binding in exchange.type.route(key, headers):
+                    matched = True
+                    name = binding.destination
+                    if binding.destination_type == "queue":
+                        queues[name] = None
+                    elif name not in seen:
+                        seen.add(name)
+                        pending.append(self.exchanges[name])
+            alternate = exchange.alternate
+            if not matched and alternate in self.exchanges and alternate not in seen:
+                seen.add(alternate)
+                pending.append(self.exchanges[alternate])
+        return tuple(queues), cacheable

@@ -19,7 +19,7 @@ class _Node:
 
     def __init__(self, any_words: bool = False) -> None:
         self.any_words = any_words  # Reached by '#': it stays alive whatever word comes.
-        self.bound: dict[Hashable, str] = {}
+        self.bound: dict[Hashable, BindingDefinition] = {}
         self.next: dict[str, _Node] = {}
 
 
@@ -41,7 +41,7 @@ class TopicExchange(ExchangeType):
             if following is None:
                 following = node.next[word] = _Node(any_words=word == "#")
             node = following
-        node.bound[binding.identity] = binding.destination
+        node.bound[binding.identity] = binding
 
     def unbind(self, binding: BindingDefinition) -> None:
         path = [self._root]
@@ -54,7 +54,7 @@ class TopicExchange(ExchangeType):
                 break
             del parent.next[word]
 
-    def route(self, routing_key: str, headers: Headers) -> Iterable[str]:
+    def route(self, routing_key: str, headers: Headers) -> Iterable[BindingDefinition]:
         alive = [self._root]
         staying: set[_Node] = set()
         _add_any_words(alive, staying)
@@ -72,7 +72,7 @@ class TopicExchange(ExchangeType):
                     reached.append(following)
             _add_any_words(reached, staying)
             alive = reached
-        return [destination for node in alive for destination in node.bound.values()]
+        return [binding for node in alive for binding in node.bound.values()]
 
 
 def _add_any_words(nodes: list[_Node], staying: set[_Node]) -> None:

@@ -13,7 +13,7 @@ import attrs
 import trio
 
 from amqpbroker.broker.broker import Broker
-from amqpbroker.definitions import VHostDefinition, delete, put
+from amqpbroker.definitions import PermissionDefinition, VHostDefinition, delete, put
 from amqpbroker.server.config import Config
 from amqpbroker.server.node import Node
 
@@ -116,11 +116,15 @@ class BrokerThread:
         """A fresh virtual host; it is dropped, with its connections, when the block is left."""
         name = f"test-{next(self._numbers)}"
         definition = VHostDefinition(name)
-        self.call(lambda: self._broker.apply(put(definition)))
+        self.call(lambda: self._make(definition))
         try:
             yield VHostForTest(name, self.host, self.port)
         finally:
             self.call(lambda: self._drop(definition))
+
+    def _make(self, definition: VHostDefinition) -> None:
+        self._broker.apply(put(definition))
+        self._broker.apply(put(PermissionDefinition(definition.name, "guest", ".*", ".*", ".*")))
 
     def _drop(self, definition: VHostDefinition) -> None:
         self._broker.apply(delete(definition))

@@ -6,7 +6,7 @@ import pytest
 from pamqp import commands
 
 from amqpbroker.broker.broker import Broker
-from amqpbroker.definitions import VHostDefinition, delete, put
+from amqpbroker.definitions import PermissionDefinition, VHostDefinition, delete, put
 from amqpbroker.testing.peer import Peer
 
 Connect = Callable[..., Peer]
@@ -23,6 +23,7 @@ def drop(broker: Broker) -> None:
 def guest_of_t(broker: Broker, connect: Connect) -> Peer:
     """A peer in a virtual host that will be dropped."""
     broker.apply(put(VHOST))
+    broker.apply(put(PermissionDefinition("t", "guest", ".*", ".*", ".*")))
     return connect(1, vhost="t")
 
 
@@ -83,20 +84,3 @@ def test_a_bug_in_reading_closes_one_connection_and_no_other(
     assert close.reply_code == 541
     assert "KeyError" in caplog.text
     assert sound.declare("q") == "q"
-
-
-@pytest.mark.parametrize(
-    "method",
-    [
-        commands.Tx.Select(),
-        commands.Exchange.Bind(destination="a", source="b"),
-        commands.Tx.Commit(),
-    ],
-)
-def test_what_is_not_there_yet_is_said_so(peer: Peer, method: commands.Tx.Select) -> None:
-    peer.send(method)
-
-    [(channel, close)] = peer.received()
-    assert channel == 0
-    assert close.reply_code == 540
-    assert close.reply_text.endswith("is not there yet")

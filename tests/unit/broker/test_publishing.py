@@ -223,10 +223,10 @@ def test_routes_to_ever_new_addresses_do_not_gather() -> None:
         for _ in range(3):
             peer.publish(f"k{i}", b"body", exchange="amq.direct")
 
-    channel = peer.session.channels[1]
+    publisher = peer.session.channels[1].publisher
 
-    assert len(channel._routes) <= 10
-    assert len(channel._seen) <= 10
+    assert len(publisher._routes) <= 10
+    assert len(publisher._seen) <= 10
 
 
 # -- octets ------------------------------------------------------------------------------------

@@ -1,11 +1,12 @@
 """What every exchange type promises, and what direct, fanout and headers add."""
 
+from collections.abc import Iterable
 from itertools import permutations
 from typing import Any
 
 import pytest
 
-from amqpbroker.definitions import Arguments, BindingDefinition, ExchangeDefinition
+from amqpbroker.definitions import Arguments, BindingDefinition
 from amqpbroker.errors import PreconditionFailed
 from amqpbroker.routing.exchange import (
     DirectExchange,
@@ -13,7 +14,6 @@ from amqpbroker.routing.exchange import (
     FanoutExchange,
     HeadersExchange,
 )
-from amqpbroker.routing.router import EXCHANGE_TYPES, Exchange
 from amqpbroker.routing.topic import TopicExchange
 
 HEADERS = {"kind": "invoice", "pages": 2}
@@ -23,12 +23,16 @@ def binding(destination: str, key: str = "", arguments: Arguments | None = None)
     return BindingDefinition("/", "x", destination, key, arguments or {})
 
 
+def names(bindings: Iterable[BindingDefinition]) -> list[str]:
+    return [each.destination for each in bindings]
+
+
 def state_of(thing: object) -> object:
     """Everything that an object holds, to compare."""
     if isinstance(thing, dict):
         return {key: state_of(value) for key, value in thing.items()}
-    names = getattr(thing, "__slots__", None) or getattr(thing, "__dict__", {})
-    return {name: state_of(getattr(thing, name)) for name in names} or thing
+    slots = getattr(thing, "__slots__", None) or getattr(thing, "__dict__", {})
+    return {name: state_of(getattr(thing, name)) for name in slots} or thing
 
 
 class ExchangeContract:
@@ -51,11 +55,11 @@ class ExchangeContract:
         return binding(destination, self.key, self.arguments)
 
     def route(self, exchange: ExchangeType) -> list[str]:
-        return list(exchange.route("a.b", HEADERS))
+        return names(exchange.route("a.b", HEADERS))
 
     def test_nothing_is_routed_without_bindings(self, exchange: ExchangeType) -> None:
         assert self.route(exchange) == []
-        assert list(exchange.route("", None)) == []
+        assert names(exchange.route("", None)) == []
 
     def test_a_binding_that_matches_routes_to_its_queue(self, exchange: ExchangeType) -> None:
         exchange.check(self.matching("q"))
@@ -96,17 +100,6 @@ class ExchangeContract:
 
         assert self.route(exchange) == ["q"]
 
-    def test_a_queue_that_matches_twice_is_routed_to_once(self) -> None:
-        name = next(name for name, kind in EXCHANGE_TYPES.items() if kind is self.kind)
-        exchange = Exchange(ExchangeDefinition("/", "x", name))
-        assert isinstance(exchange.type, self.kind)
-        exchange.type.bind(self.matching("q"))
-        exchange.type.bind(self.matching("r"))
-        for key, arguments in self.others:
-            exchange.type.bind(binding("q", key, arguments))
-
-        assert exchange.route("a.b", HEADERS) == ("q", "r")
-
     def test_what_is_bound_again_routes_again(self, exchange: ExchangeType) -> None:
         exchange.bind(self.matching("q"))
         exchange.unbind(self.matching("q"))
@@ -135,9 +128,9 @@ class ExchangeContract:
         exchange.bind(self.matching("q"))
 
         if exchange.cacheable:
-            assert list(exchange.route("a.b", None)) == self.route(exchange)
+            assert names(exchange.route("a.b", None)) == self.route(exchange)
         else:
-            assert list(exchange.route("a.b", None)) != self.route(exchange)
+            assert names(exchange.route("a.b", None)) != self.route(exchange)
 
 
 class TestDirectExchange(ExchangeContract):
@@ -148,8 +141,8 @@ class TestDirectExchange(ExchangeContract):
             exchange.bind(binding(f"queue of {key}", key))
 
         assert self.route(exchange) == ["queue of a.b"]
-        assert list(exchange.route("", None)) == ["queue of "]
-        assert list(exchange.route("b", None)) == []
+        assert names(exchange.route("", None)) == ["queue of "]
+        assert names(exchange.route("b", None)) == []
 
 
 class TestFanoutExchange(ExchangeContract):
@@ -159,7 +152,7 @@ class TestFanoutExchange(ExchangeContract):
     def test_keys_and_headers_do_not_matter(self, exchange: ExchangeType) -> None:
         exchange.bind(binding("q", "a key", {"x-match": "nonsense"}))
 
-        assert list(exchange.route("another", {"any": "header"})) == ["q"]
+        assert names(exchange.route("another", {"any": "header"})) == ["q"]
 
 
 class TestTopicExchange(ExchangeContract):
@@ -188,7 +181,7 @@ def matches(arguments: Arguments, headers: dict[str, Any] | None) -> bool:
     bound = binding("q", "", arguments)
     exchange.check(bound)
     exchange.bind(bound)
-    return list(exchange.route("any key", headers)) == ["q"]
+    return names(exchange.route("any key", headers)) == ["q"]
 
 
 @pytest.mark.parametrize(
@@ -287,19 +280,27 @@ def test_values_of_every_type_match_themselves(value: object) -> None:
     assert matches({"a": value}, {"a": value})
 
 
-@pytest.mark.parametrize("mode", ["some", "", "ALL", None, 1, ["all"]])
-def test_another_x_match_makes_no_sense(mode: object) -> None:
+@pytest.mark.parametrize(
+    ("mode", "text"),
+    [
+        ("some", 'value <<"some">>; expected all, any, all-with-x, or any-with-x'),
+        ("", 'value <<"">>; expected all, any, all-with-x, or any-with-x'),
+        ("ALL", 'value <<"ALL">>; expected all, any, all-with-x, or any-with-x'),
+        (None, "type void (value undefined); expected longstr"),
+        (1, "type signedint (value 1); expected longstr"),
+        (["all"], 'type array (value [{longstr,<<"all">>}]); expected longstr'),
+    ],
+)
+def test_another_x_match_makes_no_sense(mode: object, text: str) -> None:
     with pytest.raises(PreconditionFailed) as caught:
         HeadersExchange().check(binding("q", "", {"x-match": mode}))
 
     assert caught.value.code == 406
-    assert caught.value.text == (
-        f"Invalid x-match field value '{mode}'; expected all, any, all-with-x, or any-with-x"
-    )
+    assert caught.value.text == f"Invalid x-match field {text}"
 
 
 def test_the_routing_key_of_a_message_does_not_matter() -> None:
     exchange = HeadersExchange()
     exchange.bind(binding("q", "a key", {"a": 1}))
 
-    assert list(exchange.route("another", {"a": 1})) == ["q"]
+    assert names(exchange.route("another", {"a": 1})) == ["q"]

@@ -1,0 +1,224 @@
+"""The methods that make, change and end exchanges, queues and bindings (section 1.6 and 1.7).
+
+Each is a function of the channel it came on: it sees to the user's rights, has the virtual host's
+rules judge the wish, and answers. Rights come before existence, as in RabbitMQ: who may not touch a
+thing is not told whether it is there.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from pamqp import commands
+from pamqp.base import Frame
+
+from amqpbroker.broker.direct_reply import REPLY_TO
+from amqpbroker.broker.vhost import (
+    check_exchange_type,
+    check_name,
+    check_not_default,
+    exchange_argument,
+)
+from amqpbroker.definitions import BindingDefinition, ExchangeDefinition, QueueDefinition
+from amqpbroker.errors import NotFound, PreconditionFailed
+
+if TYPE_CHECKING:
+    from amqpbroker.broker.channel import Channel
+
+Bind = commands.Queue.Bind | commands.Exchange.Bind
+Unbind = commands.Queue.Unbind | commands.Exchange.Unbind
+
+
+def _one_line(name: str) -> str:
+    """A name without line ends, which get into some by accident (RabbitMQ)."""
+    return name.replace("\r", "").replace("\n", "")
+
+
+# -- exchanges -----------------------------------------------------------------------------------
+
+
+def _declare_exchange(channel: "Channel", method: commands.Exchange.Declare) -> None:
+    name = _one_line(method.exchange)
+    vhost = channel.vhost
+    if method.passive:
+        vhost.named_exchange(name)
+    else:
+        check_exchange_type(method.exchange_type)
+        wanted = ExchangeDefinition(
+            vhost.name,
+            name,
+            method.exchange_type,
+            method.durable,
+            method.auto_delete,
+            method.internal,
+            method.arguments or {},
+        )
+        check_not_default(name)
+        channel.check("configure", "exchange", name)
+        if name not in vhost.router.exchanges:
+            check_name("exchange", name)
+            alternate = exchange_argument(
+                wanted.arguments, "alternate-exchange", f"exchange '{name}' in vhost '{vhost.name}'"
+            )
+            if alternate is not None:
+                channel.check("read", "exchange", name)
+                channel.check("write", "exchange", alternate)
+        vhost.declare_exchange(wanted)
+    if not method.nowait:
+        channel.send(commands.Exchange.DeclareOk())
+
+
+def _delete_exchange(channel: "Channel", method: commands.Exchange.Delete) -> None:
+    name = _one_line(method.exchange)
+    channel.vhost.check_deletable(name)
+    channel.check("configure", "exchange", name)
+    channel.vhost.delete_exchange(name, method.if_unused)
+    if not method.nowait:
+        channel.send(commands.Exchange.DeleteOk())
+
+
+# -- queues --------------------------------------------------------------------------------------
+
+
+def _declare_queue(channel: "Channel", method: commands.Queue.Declare) -> None:
+    name = _one_line(method.queue)
+    if name.startswith(REPLY_TO):
+        _declare_reply_queue(channel, name, method.nowait)
+        return
+    session, vhost = channel.session, channel.vhost
+    if method.passive:
+        queue = vhost.queue(name, session)
+    else:
+        if name:
+            check_name("queue", name)
+        wanted = QueueDefinition(
+            vhost.name,
+            name or channel.generate_name("amq.gen-"),
+            method.durable and not method.exclusive,
+            method.exclusive,
+            method.auto_delete,
+            method.arguments or {},
+        )
+        channel.check("configure", "queue", wanted.name)
+        if wanted.name not in vhost.queues:
+            _check_new_queue(channel, wanted)
+        queue = vhost.declare_queue(wanted, session)
+        if wanted.exclusive:
+            session.own_queues[queue] = None
+    stat = queue.stat()
+    _declare_ok(channel, queue.definition.name, stat.ready, stat.consumers, method.nowait)
+
+
+def _check_new_queue(channel: "Channel", wanted: QueueDefinition) -> None:
+    """Whether there is room for one more, and its dead letters may go where it says."""
+    vhost = channel.vhost
+    limit = channel.session.broker.limits.queues_per_vhost_max
+    if len(vhost.queues) >= limit:
+        raise PreconditionFailed(
+            f"cannot declare queue '{wanted.name}': "
+            f"queue limit in vhost '{vhost.name}' ({limit}) is reached"
+        )
+    dead_letters = exchange_argument(
+        wanted.arguments,
+        "x-dead-letter-exchange",
+        f"queue '{wanted.name}' in vhost '{vhost.name}'",
+    )
+    if dead_letters is not None:
+        channel.check("read", "queue", wanted.name)
+        channel.check("write", "exchange", dead_letters)
+
+
+def _declare_reply_queue(channel: "Channel", name: str, nowait: bool) -> None:
+    """The pseudo-queue of direct replies is always there, an address as long as its consumer is."""
+    vhost = channel.vhost
+    if name != REPLY_TO and name not in vhost.replies:
+        raise NotFound(f"no queue '{name}' in vhost '{vhost.name}'")
+    _declare_ok(channel, name, 0, 1, nowait)
+
+
+def _declare_ok(channel: "Channel", name: str, ready: int, consumers: int, nowait: bool) -> None:
+    channel.last_queue = name
+    if not nowait:
+        answer = commands.Queue.DeclareOk(None, ready, consumers)
+        answer.queue = name  # pamqp's constructor refuses some names.
+        channel.send(answer)
+
+
+def _delete_queue(channel: "Channel", method: commands.Queue.Delete) -> None:
+    name = _one_line(channel.queue_name(method.queue))
+    channel.check("configure", "queue", name)
+    count = channel.session.delete_queue(name, method.if_unused, method.if_empty)
+    if not method.nowait:
+        channel.send(commands.Queue.DeleteOk(count))
+
+
+def _purge(channel: "Channel", method: commands.Queue.Purge) -> None:
+    def reply(count: int) -> None:
+        if not method.nowait:
+            channel.send(commands.Queue.PurgeOk(count))
+
+    channel.answer(channel.queue_to_read(method.queue).purge(), method.index, reply)
+
+
+# -- bindings ------------------------------------------------------------------------------------
+
+
+def _bind(channel: "Channel", method: Bind) -> None:
+    binding = _binding(channel, method)
+    _check_binding(channel, binding)
+    channel.vhost.bind(binding, channel.session)
+    if not method.nowait:
+        ok = isinstance(method, commands.Queue.Bind)
+        channel.send(commands.Queue.BindOk() if ok else commands.Exchange.BindOk())
+
+
+def _unbind(channel: "Channel", method: Unbind) -> None:
+    binding = _binding(channel, method)
+    _check_binding(channel, binding)
+    channel.vhost.unbind(binding, channel.session)
+    if isinstance(method, commands.Queue.Unbind):
+        channel.send(commands.Queue.UnbindOk())
+    elif not method.nowait:
+        channel.send(commands.Exchange.UnbindOk())
+
+
+def _binding(channel: "Channel", method: Bind | Unbind) -> BindingDefinition:
+    """What is to be bound or unbound.
+
+    Without queue and routing key, both are the last queue's name (section 1.7.2.3).
+    """
+    vhost, key, arguments = channel.vhost.name, method.routing_key, method.arguments or {}
+    if isinstance(method, commands.Exchange.Bind | commands.Exchange.Unbind):
+        source, destination = _one_line(method.source), _one_line(method.destination)
+        return BindingDefinition(vhost, source, destination, key, arguments, "exchange")
+    queue = _one_line(channel.queue_name(method.queue))
+    if not method.queue and not key:
+        key = queue
+    return BindingDefinition(vhost, _one_line(method.exchange), queue, key, arguments)
+
+
+def _check_binding(channel: "Channel", binding: BindingDefinition) -> None:
+    """Whether the user may write to the one end, and read from the other."""
+    vhost = channel.vhost
+    channel.check("write", binding.destination_type, binding.destination)
+    if binding.destination_type == "exchange":
+        check_not_default(binding.destination)
+    check_not_default(binding.source)
+    channel.check("read", "exchange", binding.source)
+    exchange = vhost.router.exchanges.get(binding.source)
+    if exchange is not None and exchange.definition.type == "topic":
+        access = channel.session.access
+        access.check_topic("read", binding.source, binding.routing_key, vhost.name)
+
+
+METHODS: dict[type[Frame], Callable[["Channel", Any], None]] = {
+    commands.Exchange.Declare: _declare_exchange,
+    commands.Exchange.Delete: _delete_exchange,
+    commands.Exchange.Bind: _bind,
+    commands.Exchange.Unbind: _unbind,
+    commands.Queue.Declare: _declare_queue,
+    commands.Queue.Delete: _delete_queue,
+    commands.Queue.Purge: _purge,
+    commands.Queue.Bind: _bind,
+    commands.Queue.Unbind: _unbind,
+}
+"""What each method does."""

@@ -7,6 +7,8 @@ in.
 
 import re
 from collections.abc import Hashable
+from datetime import datetime
+from decimal import Decimal
 from functools import cached_property
 from typing import Any, Literal
 
@@ -15,6 +17,61 @@ import attrs
 from amqpbroker.errors import DefinitionError
 
 Arguments = dict[str, Any]
+
+
+def field_type(value: object) -> str:
+    """The type of an argument's value, in the word that RabbitMQ's errors have for it.
+
+    How wide a number was on the wire is not known any more: it is said as the clients of our
+    language send it.
+    """
+    match value:
+        case None:
+            return "void"
+        case bool():
+            return "bool"
+        case int():
+            return "signedint" if -(1 << 31) <= value < 1 << 31 else "long"
+        case float():
+            return "double"
+        case str() | bytes():
+            return "longstr"
+        case bytearray():
+            return "binary"
+        case list():
+            return "array"
+        case dict():
+            return "table"
+        case Decimal():
+            return "decimal"
+        case datetime():
+            return "timestamp"
+    raise TypeError(f"no field of AMQP holds a {type(value).__name__}")
+
+
+def erlang_term(value: Any) -> str:
+    """A table field's value as RabbitMQ prints it, an Erlang term, in some of its errors."""
+    match value:
+        case None:
+            return "undefined"
+        case bool():
+            return str(value).lower()
+        case str():
+            return f'<<"{value}">>'
+        case bytes() | bytearray():
+            return f"<<{','.join(map(str, value))}>>"
+        case list():
+            return f"[{','.join(f'{{{field_type(each)},{erlang_term(each)}}}' for each in value)}]"
+        case dict():
+            fields = (
+                f'{{<<"{name}">>,{field_type(each)},{erlang_term(each)}}}'
+                for name, each in value.items()
+            )
+            return f"[{','.join(fields)}]"
+        case datetime():
+            return str(int(value.timestamp()))
+        case _:
+            return str(value)
 
 
 @attrs.frozen
@@ -47,6 +104,17 @@ class QueueDefinition:
     exclusive: bool = False
     auto_delete: bool = False
     arguments: Arguments = attrs.Factory(dict)
+
+    @property
+    def type(self) -> Any:
+        """The type of queue, as it was asked for; who asks for none wants a classic one."""
+        wanted = self.arguments.get("x-queue-type", "undefined")
+        return "classic" if wanted == "undefined" else wanted
+
+    @property
+    def title(self) -> str:
+        """What errors call it."""
+        return f"queue '{self.name}' in vhost '{self.vhost}'"
 
 
 @attrs.frozen

@@ -5,9 +5,7 @@ table of reply codes). They are raised where the fault is known and turned into 
 only. The text is part of the contract: clients match on RabbitMQ's words.
 """
 
-from datetime import datetime
-from decimal import Decimal
-from typing import Any, ClassVar
+from typing import ClassVar
 
 
 class AmqpError(Exception):
@@ -148,53 +146,3 @@ class ConfigError(Exception):
 
 class DefinitionError(Exception):
     """A definition that makes no sense; the text says why. Nothing was changed."""
-
-
-def field_type(value: object) -> str:
-    """The type of a table field in RabbitMQ's words, as far as the value tells."""
-    match value:
-        case bool():
-            return "bool"
-        case int():
-            return "signedint" if -(1 << 31) <= value < 1 << 31 else "long"
-        case float():
-            return "double"
-        case str() | bytes():
-            return "longstr"
-        case list():
-            return "array"
-        case dict():
-            return "table"
-        case datetime():
-            return "timestamp"
-        case Decimal():
-            return "decimal"
-        case bytearray():
-            return "binary"
-        case _:
-            return "void"
-
-
-def erlang_term(value: Any) -> str:
-    """A table field's value as RabbitMQ prints it, an Erlang term, in some of its errors."""
-    match value:
-        case None:
-            return "undefined"
-        case bool():
-            return str(value).lower()
-        case str():
-            return f'<<"{value}">>'
-        case bytes() | bytearray():
-            return f"<<{','.join(map(str, value))}>>"
-        case list():
-            return f"[{','.join(f'{{{field_type(each)},{erlang_term(each)}}}' for each in value)}]"
-        case dict():
-            fields = (
-                f'{{<<"{name}">>,{field_type(each)},{erlang_term(each)}}}'
-                for name, each in value.items()
-            )
-            return f"[{','.join(fields)}]"
-        case datetime():
-            return str(int(value.timestamp()))
-        case _:
-            return str(value)

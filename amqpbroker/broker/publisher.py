@@ -18,11 +18,11 @@ import attrs
 from amqpbroker.broker.confirms import ConfirmWindow
 from amqpbroker.broker.transaction import Outgoing
 from amqpbroker.broker.turn import WORK_MAX
+from amqpbroker.definitions import field_type
 from amqpbroker.errors import (
     AccessRefused,
     PreconditionFailed,
     Unimplemented,
-    field_type,
 )
 from amqpbroker.message import Origin, Traits
 from amqpbroker.protocol.content import encode_return

@@ -5,7 +5,7 @@ an error of RabbitMQ's words or in a `Change`. Changes go through ``Broker.apply
 methods ``put_…`` and ``drop_…`` here; those have no opinion.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from amqpbroker.definitions import (
@@ -15,6 +15,7 @@ from amqpbroker.definitions import (
     ExchangeDefinition,
     QueueDefinition,
     delete,
+    field_type,
     put,
 )
 from amqpbroker.errors import (
@@ -23,32 +24,13 @@ from amqpbroker.errors import (
     PreconditionFailed,
     ResourceLocked,
     Unimplemented,
-    field_type,
 )
+from amqpbroker.queues.arguments import check_queue_type, compared_arguments
 from amqpbroker.queues.queue import Destination, Queue, QueueType
 from amqpbroker.routing.exchange import Headers
 from amqpbroker.routing.router import EXCHANGE_TYPES, Exchange, Router
 
 _LATER_QUEUE_TYPES = ("quorum", "stream")
-_DEFAULT_QUEUE_TYPE = "classic"
-_QUEUE_ARGUMENTS = (
-    "x-expires",
-    "x-message-ttl",
-    "x-dead-letter-exchange",
-    "x-dead-letter-routing-key",
-    "x-dead-letter-strategy",
-    "x-max-length",
-    "x-max-length-bytes",
-    "x-max-priority",
-    "x-overflow",
-    "x-queue-mode",
-    "x-queue-version",
-    "x-single-active-consumer",
-    "x-queue-type",
-    "x-queue-master-locator",
-    "x-delivery-limit",
-)
-"""What is compared when a queue is declared again; other arguments are their owner's business."""
 _EXCHANGE_ARGUMENTS = ("alternate-exchange",)
 
 
@@ -106,22 +88,16 @@ class VHost:
         there = queue.definition
         _check_same(what, "durable", wanted.durable, there.durable)
         _check_same(what, "auto_delete", wanted.auto_delete, there.auto_delete)
-        _check_same_arguments(what, _QUEUE_ARGUMENTS, wanted.arguments, there.arguments)
+        _check_same_arguments(what, compared_arguments(there), wanted.arguments, there.arguments)
         return queue
 
     def _create_queue(self, wanted: QueueDefinition, asker: object) -> Queue:
-        kind = wanted.arguments.get("x-queue-type", _DEFAULT_QUEUE_TYPE)
-        queue_type = self._queue_types.get(kind) if isinstance(kind, str) else None
-        if queue_type is None:
-            if kind in _LATER_QUEUE_TYPES:
-                raise Unimplemented(
-                    f"queues of type '{kind}' are not there yet: declare the type 'classic'"
-                )
-            raise PreconditionFailed(
-                f"invalid arg 'x-queue-type' for queue '{wanted.name}' in vhost '{self.name}':"
-                f" \"unsupported queue type '{kind}'\""
+        check_queue_type(wanted, (*self._queue_types, *_LATER_QUEUE_TYPES))
+        if wanted.type not in self._queue_types:
+            raise Unimplemented(
+                f"queues of type '{wanted.type}' are not there yet: declare the type 'classic'"
             )
-        queue_type.check(wanted.arguments)
+        self._queue_types[wanted.type].check(wanted)
         self._submit(put(wanted))
         queue = self.queues[wanted.name]
         if wanted.exclusive:
@@ -257,7 +233,7 @@ class VHost:
 
     def put_queue(self, definition: QueueDefinition) -> None:
         """Carry out a change."""
-        kind = self._queue_types[definition.arguments.get("x-queue-type", _DEFAULT_QUEUE_TYPE)]
+        kind = self._queue_types[definition.type]
         self.queues[definition.name] = kind.open(definition, self._wake)
 
     def drop_queue(self, definition: QueueDefinition) -> None:
@@ -310,10 +286,12 @@ def exchange_argument(arguments: Arguments, name: str, what: str) -> str | None:
 
     Raises `PreconditionFailed` if it is no name.
     """
-    value = arguments.get(name)
-    if name in arguments and not isinstance(value, str):
+    value = arguments.get(name, "")
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "surrogateescape")
+    if not isinstance(value, str):
         raise PreconditionFailed(f"invalid type '{field_type(value)}' for arg '{name}' in {what}")
-    return value
+    return value if name in arguments else None
 
 
 def _check_same(what: str, name: str, wanted: object, there: object) -> None:
@@ -329,14 +307,14 @@ def _shown(value: object) -> str:
 
 
 def _check_same_arguments(
-    what: str, names: tuple[str, ...], wanted: Arguments, there: Arguments
+    what: str, names: Iterable[str], wanted: Arguments, there: Arguments
 ) -> None:
     """Compare the arguments that the broker knows, and nobody else's."""
     for name in names:
         if name in wanted and name in there:
             _check_same(what, name, wanted[name], there[name])
         elif name in wanted or name in there:
-            if name == "x-queue-type" and {**wanted, **there}[name] == _DEFAULT_QUEUE_TYPE:
+            if name == "x-queue-type" and {**wanted, **there}[name] == "classic":
                 continue
             received = _typed(wanted[name]) if name in wanted else "none"
             current = _typed(there[name]) if name in there else "none"

@@ -9,9 +9,10 @@ from collections.abc import Callable
 from typing import Any
 from zlib import crc32
 
-from amqpbroker.definitions import Arguments, QueueDefinition
+from amqpbroker.definitions import QueueDefinition
 from amqpbroker.errors import AccessRefused
 from amqpbroker.message import Batch, Origin
+from amqpbroker.queues.arguments import check_declare
 from amqpbroker.queues.queue import (
     NO_LIMIT,
     Consumer,
@@ -233,8 +234,8 @@ class ClassicQueue(Queue):
 class ClassicQueues(QueueType):
     """Classic queues whose logs live in memory."""
 
-    def check(self, arguments: Arguments) -> None:
-        """Accept whatever arguments there are."""
+    def check(self, definition: QueueDefinition) -> None:
+        check_declare(definition)
 
     def open(self, definition: QueueDefinition, wake: Callable[[Queue], Any]) -> Queue:
         shift = crc32(definition.name.encode("utf-8", "surrogateescape"))

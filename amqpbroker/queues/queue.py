@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 
 import attrs
 
-from amqpbroker.definitions import Arguments, QueueDefinition
+from amqpbroker.definitions import QueueDefinition
 from amqpbroker.message import Batch, Origin
 
 Answer = TypeVar("Answer")
@@ -180,8 +180,8 @@ class QueueType(ABC):
     """Makes queues of one kind."""
 
     @abstractmethod
-    def check(self, arguments: Arguments) -> None:
-        """Raise `PreconditionFailed` for arguments that this kind cannot have."""
+    def check(self, definition: QueueDefinition) -> None:
+        """Raise `PreconditionFailed` if a queue of this type cannot have its arguments."""
 
     @abstractmethod
     def open(self, definition: QueueDefinition, wake: Callable[[Queue], Any]) -> Queue:

@@ -4,8 +4,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterable
 from typing import Any, ClassVar
 
-from amqpbroker.definitions import Arguments, BindingDefinition
-from amqpbroker.errors import PreconditionFailed, erlang_term, field_type
+from amqpbroker.definitions import Arguments, BindingDefinition, erlang_term, field_type
+from amqpbroker.errors import PreconditionFailed
 
 Headers = dict[str, Any] | None
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import attrs
 
-from amqpbroker.definitions import Arguments, QueueDefinition
+from amqpbroker.definitions import QueueDefinition
 from amqpbroker.message import Batch, Origin, Traits
 from amqpbroker.protocol.content import encode_address
 from amqpbroker.queues.classic import ClassicQueue
@@ -206,7 +206,7 @@ class SlowQueues(QueueType):
     def __init__(self) -> None:
         self.opened: dict[str, SlowQueue] = {}
 
-    def check(self, arguments: Arguments) -> None:
+    def check(self, definition: QueueDefinition) -> None:
         """Accept whatever arguments there are."""
 
     def open(self, definition: QueueDefinition, wake: Callable[[Queue], Any]) -> Queue:
@@ -220,7 +220,7 @@ class HeldQueues(QueueType):
     def __init__(self) -> None:
         self.logs: dict[str, HeldLog] = {}
 
-    def check(self, arguments: Arguments) -> None:
+    def check(self, definition: QueueDefinition) -> None:
         """Accept whatever arguments there are."""
 
     def open(self, definition: QueueDefinition, wake: Callable[[Queue], Any]) -> Queue:

@@ -60,10 +60,10 @@ class TestClassicQueue(QueueContract):
         assert calls == [1]
 
 
-def test_queues_of_the_type_live_in_memory_and_take_any_argument() -> None:
+def test_queues_of_the_type_live_in_memory() -> None:
     kind = ClassicQueues()
     definition = QueueDefinition("/", "q", arguments={"x-anything": 1})
-    kind.check(definition.arguments)
+    kind.check(definition)
 
     queue = kind.open(definition, lambda queue: None)
 

@@ -7,7 +7,8 @@ of confirms and transactions.
 
 import string
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pamqp import commands
@@ -68,6 +69,7 @@ class Channel:
         self.reply_consumer: ReplyConsumer | None = None
         self.last_queue: str | None = None
         self._consumers: dict[str, ChannelConsumer] = {}
+        self._held_notices: list[Frame] | None = None
         self._outbox_bytes_max = session.broker.limits.outbox_bytes_max
 
     # -- events --------------------------------------------------------------------------------
@@ -361,8 +363,26 @@ class Channel:
             return
         self.parked_consumers.pop(consumer, None)
         if self.session.connection.capabilities.get("consumer_cancel_notify") is True:
-            self.send(commands.Basic.Cancel(consumer.tag, nowait=True))
+            notice = commands.Basic.Cancel(consumer.tag, nowait=True)
+            if self._held_notices is not None:
+                self._held_notices.append(notice)
+                return
+            self.send(notice)
             self.turn.speak(self.session)
+
+    @contextmanager
+    def answering_first(self) -> Iterator[None]:
+        """Within, what its own consumers are told waits: the peer's method is answered first.
+
+        RabbitMQ's order; py-amqp raises a notice that it finds where it waits for the answer.
+        """
+        notices = self._held_notices = []
+        try:
+            yield
+        finally:
+            self._held_notices = None
+        for notice in notices:
+            self.send(notice)
 
     def _get(self, method: commands.Basic.Get) -> None:
         queue = self.queue_to_read(method.queue)

@@ -146,9 +146,10 @@ def _declare_ok(channel: "Channel", name: str, ready: int, consumers: int, nowai
 def _delete_queue(channel: "Channel", method: commands.Queue.Delete) -> None:
     name = _one_line(channel.queue_name(method.queue))
     channel.check("configure", "queue", name)
-    count = channel.session.delete_queue(name, method.if_unused, method.if_empty)
-    if not method.nowait:
-        channel.send(commands.Queue.DeleteOk(count))
+    with channel.answering_first():
+        count = channel.session.delete_queue(name, method.if_unused, method.if_empty)
+        if not method.nowait:
+            channel.send(commands.Queue.DeleteOk(count))
 
 
 def _purge(channel: "Channel", method: commands.Queue.Purge) -> None:

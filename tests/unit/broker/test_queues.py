@@ -199,6 +199,19 @@ def test_consumers_of_a_deleted_queue_are_told_if_they_can_bear_it(connect: Conn
     assert unable.received() == []
 
 
+def test_who_deletes_a_queue_hears_of_its_own_consumers_after_the_answer(peer: Peer) -> None:
+    peer.declare("q")
+    for tag in "ab":
+        peer.consume("q", tag)
+    peer.received()
+
+    peer.send(queue.Delete(queue="q"))
+
+    answer, *notices = (frame for _, frame in peer.received())
+    assert isinstance(answer, queue.DeleteOk)
+    assert [notice.consumer_tag for notice in notices] == ["a", "b"]
+
+
 def test_a_consumer_tag_is_free_again_when_its_queue_is_gone(peer: Peer) -> None:
     peer.declare("q")
     peer.consume("q", "c")

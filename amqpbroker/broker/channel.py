@@ -5,7 +5,7 @@ what is the channel's own: consumers and their credit, what they have not settle
 of confirms and transactions.
 """
 
-import string
+import base64
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -39,8 +39,7 @@ if TYPE_CHECKING:
 
 Answer = TypeVar("Answer")
 
-_BASE64URL = string.ascii_letters + string.digits + "-_"
-_GENERATED_NAME_LETTERS = 22
+_GENERATED_NAME_BYTES = 16
 _METHOD_WORK = 16
 """What a method other than publish and ack costs, in messages: so it counts in a turn."""
 
@@ -428,8 +427,8 @@ class Channel:
 
     def generate_name(self, prefix: str) -> str:
         """A name that nobody else has, and nobody can guess."""
-        rng = self.session.broker.world.random
-        return prefix + "".join(rng.choices(_BASE64URL, k=_GENERATED_NAME_LETTERS))
+        octets = self.session.broker.world.random.randbytes(_GENERATED_NAME_BYTES)
+        return prefix + base64.urlsafe_b64encode(octets).decode().rstrip("=")
 
 
 _METHODS: dict[type[Frame], Callable[[Channel, Any], None]] = {

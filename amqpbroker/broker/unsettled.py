@@ -1,7 +1,9 @@
 """What a channel has delivered and its peer has not settled yet.
 
-Deliveries are kept as runs of consecutive delivery tags, in order. Settling the oldest first, as
-most peers do, only shortens the first run; settling in the middle splits one.
+Deliveries are kept as runs of consecutive delivery tags, in blocks of `_BLOCK_TAGS` tags; no run
+crosses a border between blocks. Settling the oldest first, as most peers do, only shortens the
+first run of the first block; settling in the middle splits one run, and moves no more than its
+block, however many deliveries there are and in whatever order they are settled.
 """
 
 from bisect import bisect_right
@@ -30,6 +32,7 @@ class Delivered:
         return self.first + len(self.indexes) - 1
 
 
+_BLOCK_TAGS = 1024
 _first = attrgetter("first")
 
 
@@ -38,19 +41,28 @@ class Unsettled:
 
     def __init__(self) -> None:
         self.count = 0
-        self._runs: list[Delivered] = []
-        self._head = 0  # Runs before it are settled; they go when they are the greater part.
+        self._blocks: dict[int, list[Delivered]] = {}  # In the order of their tags; none is empty.
 
     def add(self, run: Delivered) -> None:
         """Note a run; its tags are higher than all before."""
-        self._runs.append(run)
         self.count += len(run.indexes)
+        number = run.first // _BLOCK_TAGS
+        while run.last // _BLOCK_TAGS > number:
+            number += 1
+            here = number * _BLOCK_TAGS - run.first
+            rest = Delivered(run.first + here, run.indexes[here:], run.queue, run.consumer)
+            run.indexes = run.indexes[:here]
+            self._blocks.setdefault(number - 1, []).append(run)
+            run = rest
+        self._blocks.setdefault(number, []).append(run)
 
     def restore(self, runs: list[Delivered]) -> None:
         """Note runs again that were taken."""
-        self._runs = sorted(self._runs[self._head :] + runs, key=_first)
-        self._head = 0
-        self.count += sum(len(run.indexes) for run in runs)
+        for run in runs:
+            self.add(run)
+        self._blocks = {
+            number: sorted(block, key=_first) for number, block in sorted(self._blocks.items())
+        }
 
     def take(self, first: int, last: int) -> tuple[list[Delivered], int | None]:
         """Settle the tags ``first`` … ``last`` one by one.
@@ -58,70 +70,59 @@ class Unsettled:
         What they were, and the first one that is unknown.
         """
         taken: list[Delivered] = []
-        runs = self._runs
-        at = self._head
-        if at < len(runs) and first > runs[at].last:
-            at = bisect_right(runs, first, lo=at, key=_first) - 1
-        unknown = None
         while first <= last:
-            if at >= len(runs) or not runs[at].first <= first <= runs[at].last:
-                unknown = first
-                break
-            run = runs[at]
+            number = first // _BLOCK_TAGS
+            block = self._blocks.get(number)
+            at = -1 if block is None else bisect_right(block, first, key=_first) - 1
+            if block is None or at < 0 or first > block[at].last:
+                return taken, first
+            run = block[at]
             start = first - run.first
             stop = min(last, run.last) - run.first + 1
             taken.append(Delivered(first, run.indexes[start:stop], run.queue, run.consumer))
             first = run.first + stop
-            at = self._cut(at, start, stop)
-        self._trim()
-        return taken, unknown
+            self._cut(number, block, at, start, stop)
+        return taken, None
 
     def take_up_to(self, last: int) -> tuple[list[Delivered], int | None]:
         """Settle all tags up to ``last`` (0: all there are); if it is unknown, nothing is taken."""
-        runs, head = self._runs, self._head
         if not last:
-            taken = runs[head:]
-            self._runs, self._head, self.count = [], 0, 0
+            taken = [run for block in self._blocks.values() for run in block]
+            self._blocks, self.count = {}, 0
             return taken, None
-        at = bisect_right(runs, last, lo=head, key=_first) - 1
-        if at < head or last > runs[at].last:
+        number = last // _BLOCK_TAGS
+        block = self._blocks.get(number, [])
+        at = bisect_right(block, last, key=_first) - 1
+        if at < 0 or last > block[at].last:
             return [], last
-        taken = runs[head:at]
+        before = []
+        for earlier in self._blocks:
+            if earlier == number:
+                break
+            before.append(earlier)
+        taken = [run for earlier in before for run in self._blocks.pop(earlier)]
+        taken += block[:at]
         self.count -= sum(len(run.indexes) for run in taken)
-        self._head = at
-        run = runs[at]
+        run = block[at]
+        del block[:at]
         stop = last - run.first + 1
         taken.append(Delivered(run.first, run.indexes[:stop], run.queue, run.consumer))
-        self._cut(at, 0, stop)
-        self._trim()
+        self._cut(number, block, 0, 0, stop)
         return taken, None
 
-    def _cut(self, at: int, start: int, stop: int) -> int:
-        """Take the deliveries ``start`` … ``stop`` out of the run at ``at``.
-
-        Where the next run stands.
-        """
-        runs = self._runs
-        run = runs[at]
+    def _cut(self, number: int, block: list[Delivered], at: int, start: int, stop: int) -> None:
+        """Take the deliveries ``start`` … ``stop`` out of the run at ``at`` of a block."""
+        run = block[at]
         rest = run.indexes[stop:]
         self.count -= stop - start
         if start:
             if rest:
-                runs.insert(at + 1, Delivered(run.first + stop, rest, run.queue, run.consumer))
+                block.insert(at + 1, Delivered(run.first + stop, rest, run.queue, run.consumer))
             run.indexes = run.indexes[:start]
-            return at + 1
-        if rest:
+        elif rest:
             run.first += stop
             run.indexes = rest
-            return at
-        if at == self._head:
-            self._head += 1
-            return at + 1
-        del runs[at]
-        return at
-
-    def _trim(self) -> None:
-        """Let go of what is settled, once it is worth moving the rest."""
-        if self._head == len(self._runs) or (self._head > 32 and self._head * 2 > len(self._runs)):
-            del self._runs[: self._head]
-            self._head = 0
+        else:
+            del block[at]
+            if not block:
+                del self._blocks[number]

@@ -1,5 +1,7 @@
 """Deliveries by tag."""
 
+import random
+
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -78,6 +80,39 @@ def test_up_to_nought_means_all_even_if_there_are_none() -> None:
     assert there.take(0, 0) == ([], 0)
 
 
+def test_what_was_taken_can_be_put_back_in_its_place() -> None:
+    there = unsettled(range(10), range(100, 110))
+    taken = there.take(3, 14)[0] + there.take(1, 1)[0]
+
+    there.restore(taken)
+
+    assert there.count == 20
+    assert indexes(there.take_up_to(0)[0]) == [*range(10), *range(100, 110)]
+
+
+def test_deliveries_over_many_blocks_are_taken_in_one_go() -> None:
+    there = unsettled(range(5000), range(10_000, 15_000))
+
+    assert indexes(there.take(100, 9000)[0]) == [*range(99, 5000), *range(10_000, 14_000)]
+    assert indexes(there.take_up_to(9500)[0]) == [*range(99), *range(14_000, 14_500)]
+    assert there.count == 500
+
+
+def test_settling_in_any_order_moves_little() -> None:
+    count = 200_000
+    there = unsettled(range(count))
+    tags = list(range(1, count + 1))
+    random.Random(7).shuffle(tags)
+    longest = 0
+
+    for tag in tags[: count // 2]:
+        there.take(tag, tag)
+        longest = max(longest, len(there._blocks[tag // 1024]))
+
+    assert there.count == count - count // 2
+    assert longest <= 512
+
+
 class UnsettledMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
@@ -85,7 +120,11 @@ class UnsettledMachine(RuleBasedStateMachine):
         self.model: dict[int, int] = {}
         self.next_tag = 1
 
-    @rule(start=st.integers(0, 1000), step=st.integers(1, 3), count=st.integers(1, 20))
+    @rule(
+        start=st.integers(0, 1000),
+        step=st.integers(1, 3),
+        count=st.one_of(st.integers(1, 20), st.integers(1000, 2100)),
+    )
     def add(self, start: int, step: int, count: int) -> None:
         run = range(start, start + step * count, step)
         self.unsettled.add(Delivered(self.next_tag, run, QUEUE, None))
@@ -114,6 +153,12 @@ class UnsettledMachine(RuleBasedStateMachine):
             return
         tags = [tag for tag in self.model if not last or tag <= last]
         assert (indexes(taken), unknown) == ([self.model.pop(tag) for tag in tags], None)
+
+    @rule(data=st.data(), count=st.integers(1, 3000))
+    def take_and_restore(self, data: st.DataObject, count: int) -> None:
+        first = data.draw(st.integers(0, self.next_tag))
+        taken, _ = self.unsettled.take(first, first + count - 1)
+        self.unsettled.restore(taken)
 
     @invariant()
     def it_knows_how_many_there_are(self) -> None:

@@ -11,15 +11,17 @@ from typing import ClassVar
 class AmqpError(Exception):
     """A fault that AMQP has a reply code for.
 
-    ``text`` says what is wrong, without the name of the code.
+    ``text`` says what is wrong, without the name of the code. ``index`` is the method at fault
+    (class and method number), 0 if none is, or if it is known where the fault is answered.
     """
 
     code: ClassVar[int]
     name: ClassVar[str]
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, index: int = 0) -> None:
         super().__init__(text)
         self.text = text
+        self.index = index
 
     @property
     def reply_text(self) -> str:

@@ -32,6 +32,7 @@ from amqpbroker.errors import (
 )
 from amqpbroker.protocol.content import encode_get_ok, reframe
 from amqpbroker.protocol.events import ChannelEvent, ChannelFault, Method, Publish, Settle
+from amqpbroker.protocol.frames import AccessRequest, AccessRequestOk
 from amqpbroker.queues.queue import Got, Outcome, Pending, Queue
 
 if TYPE_CHECKING:
@@ -166,6 +167,9 @@ class Channel:
     def _close(self, method: commands.Channel.Close) -> None:
         self.session.close_channel(self)
         self.session.connection.channel_close_ok(self.number)
+
+    def _request_access(self, method: AccessRequest) -> None:
+        self.send(AccessRequestOk())
 
     def _flow(self, method: commands.Channel.Flow) -> None:
         if not method.active:
@@ -434,6 +438,7 @@ class Channel:
 _METHODS: dict[type[Frame], Callable[[Channel, Any], None]] = {
     commands.Channel.Close: Channel._close,
     commands.Channel.Flow: Channel._flow,
+    AccessRequest: Channel._request_access,
     commands.Confirm.Select: Channel._select_confirms,
     commands.Tx.Select: Channel._select_transactions,
     commands.Tx.Commit: Channel._commit,

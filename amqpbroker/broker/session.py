@@ -29,13 +29,14 @@ from amqpbroker.protocol.events import (
     Login,
     Open,
     Publish,
+    SecretUpdated,
 )
 from amqpbroker.queues.queue import Queue
 
 log = logging.getLogger(__name__)
 
 
-_OWN = (Login, Open, Closed)
+_OWN = (Login, Open, SecretUpdated, Closed)
 _OPEN_INDEX = commands.Connection.Open.index
 
 
@@ -201,11 +202,14 @@ class Session:
 
     # -- the connection's own events -----------------------------------------------------------
 
-    def _handle_own(self, event: Login | Open | Closed) -> None:
+    def _handle_own(self, event: Login | Open | SecretUpdated | Closed) -> None:
         if isinstance(event, Login):
             self._login(event)
         elif isinstance(event, Open):
             self._open(event)
+        elif isinstance(event, SecretUpdated):
+            log.info("connection from %s: the secret was updated: %s", self.host, event.reason)
+            self.connection.send_method(0, commands.Connection.UpdateSecretOk())
         else:
             self.close()
             if event.by_peer:

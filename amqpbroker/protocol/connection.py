@@ -6,9 +6,11 @@ turn that has used up its budget, a publisher that must be held back) and go on 
 sent gather in an outbox that is taken whole.
 
 The life of a connection is a line: protocol header, start, tune, open, then work, then close (AMQP
-0-9-1, section 2.2.4). `_handshake` says which method is due in which state; anything else is an
-error there. Once a hard error was sent, nothing of the peer counts but its close-ok; after a fault
-in the framing itself not even that can be found, and only the end of the stream is left.
+0-9-1, section 2.2.4). `_due` says which method is due in which state; anything else is an error
+there. A peer that errs before it has agreed on limits is not told so: its connection just
+ends, as RabbitMQ's does. Once a hard error was sent, nothing of the peer counts but its close-ok;
+after a fault in the framing itself not even that can be found, and only the end of the stream is
+left.
 
 Work is mostly publishes and acks, and mostly like the one before. A publish that lies whole in the
 buffer is taken in one go, its octets all checked; then the next is *predicted* to begin with the
@@ -48,11 +50,17 @@ from amqpbroker.protocol.events import (
     Open,
     Publish,
     PublishMethod,
+    SecretUpdated,
     Settle,
 )
+from amqpbroker.protocol.faults import cannot_decode, frame_error, unexpected_frame
 from amqpbroker.protocol.fields import read_shortstr
 from amqpbroker.protocol.frames import (
+    ACK_INDEX,
     BODY,
+    CHANNEL_CLOSE_INDEX,
+    CHANNEL_CLOSE_OK_INDEX,
+    CHANNEL_OPEN_INDEX,
     CONTENT_HEADER,
     FRAME_BYTES_MIN,
     FRAME_END,
@@ -64,19 +72,19 @@ from amqpbroker.protocol.frames import (
     METHOD,
     METHOD_INDEX,
     PROTOCOL_HEADER,
+    PUBLISH_INDEX,
     decode_method,
     encode_method,
 )
 from amqpbroker.protocol.sasl import MECHANISMS, credentials
 
-PUBLISH_INDEX = 0x003C0028
-ACK_INDEX = 0x003C0050
-CHANNEL_CLOSE_OK_INDEX = 0x00140029
-
 RUN_MAX = 1024
 """Messages in one event: bounds the work between two looks at the budget."""
 _METHODS_KEPT_MAX = 1024
+_METHOD_BYTES_MIN = 12
 _HEADER_PAYLOAD_BYTES_MIN = 14
+_HEADER_BYTES_MIN = 20
+"""A header frame that RabbitMQ takes for one: it may lack the property flags."""
 _TAG_AND_BITS = struct.Struct(">QB")
 _TAG_BITS_END = struct.Struct(">QBB")
 _ACK_BYTES = 21
@@ -191,19 +199,22 @@ class Connection:
         """
         if self.state is State.HEADER:
             self._read_protocol_header()
+            if self.state is State.HEADER:
+                return None
         while self.state is not State.CLOSED and not self._lost:
             data, start = self._data, self._position
             left = len(data) - start
-            if left < FRAME_OVERHEAD_BYTES:
+            if left < _FRAME_HEAD_BYTES:
                 break
             kind, number, size = FRAME_HEADER.unpack_from(data, start)
-            if size > self._payload_bytes_max:
-                self._lose(kind, number, f"a frame of {size} octets is too large")
+            if size > self.frame_max:  # By the overhead more than agreed: some peers miscount.
+                self._lose(kind, b"", f"{{frame_too_large,{size},{self._payload_bytes_max}}}")
             end = start + size + FRAME_OVERHEAD_BYTES
             if end > len(data):
                 return None
             if data[end - 1] != FRAME_END:
-                self._lose(kind, number, f"invalid frame end marker {data[end - 1]}")
+                marker = f"{{invalid_frame_end_marker,{data[end - 1]}}}"
+                self._lose(kind, data[start + 7 : end - 1], marker)
             self._position = end
             if kind == METHOD and number and self.state is State.RUNNING:
                 event: Event | None = self._take_method(number, start, end)
@@ -232,32 +243,51 @@ class Connection:
                 commands.Connection.Start(0, 9, self._server_properties, MECHANISMS, "en_US"),
             )
 
-    def _lose(self, kind: int, number: int, why: str) -> None:
+    def _lose(self, kind: int, payload: bytes, why: str) -> None:
         """The framing is lost: no byte that follows can be trusted."""
         self._lost = True
-        raise FrameError(f"type {kind}, channel {number}: {why}")
+        raise frame_error(kind, payload, why)
 
     def _take_frame(self, kind: int, number: int, start: int, end: int) -> Event | None:
+        """Any frame but a method on a channel at work."""
         if self.state is State.CLOSING:
             return self._take_last_words(kind, number, start, end)
-        if kind == HEARTBEAT and not number and end - start == FRAME_OVERHEAD_BYTES:
-            return None
-        if kind in (HEADER, BODY) and number and self.state is State.RUNNING:
-            return self._take_content(kind, number, start, end)
-        if kind == METHOD and not number:
-            return self._take_connection_method(decode_method(self._data[start + 7 : end - 1]))
-        raise UnexpectedFrame(f"type {kind} on channel {number} in state {self.state.name.lower()}")
+        size = end - start
+        if number and self.state is State.RUNNING:
+            if kind == BODY or (kind == HEADER and size >= _HEADER_BYTES_MIN):
+                return self._take_content(kind, number, start, end)
+        elif not number:
+            if kind == HEARTBEAT and size == FRAME_OVERHEAD_BYTES:
+                return None
+            if kind == METHOD and size >= _METHOD_BYTES_MIN:
+                return self._take_connection_method(self._data[start + 7 : end - 1])
+        raise self._misplaced(kind, number, self._data[start + 7 : end - 1])
+
+    def _misplaced(self, kind: int, number: int, payload: bytes) -> HardError:
+        """What is wrong with a frame that is not taken."""
+        waits = not number or self.state is State.RUNNING
+        if waits and (
+            kind not in (HEADER, BODY, HEARTBEAT)
+            or (kind == HEADER and len(payload) < _HEADER_BYTES_MIN - FRAME_OVERHEAD_BYTES)
+            or (kind == HEARTBEAT and payload)
+        ):
+            return frame_error(kind, payload)
+        return unexpected_frame(kind, payload)
 
     # -- the connection's own methods ----------------------------------------------------------
 
-    def _take_connection_method(self, method: Frame) -> Event | None:
-        if isinstance(method, commands.Connection.Close):
-            self.state = State.CLOSING
-            return Closed(True, method.reply_code or 0, method.reply_text)
-        act = _handshake.get((self.state, type(method)))
-        if act is None:
-            raise ChannelError(f"unexpected method in connection state {self.state.name.lower()}")
-        return act(self, method)
+    def _take_connection_method(self, payload: bytes) -> Event | None:
+        index = int.from_bytes(payload[:4], "big")
+        try:
+            method = decode_method(payload)
+            act = _due.get((self.state, type(method)))
+            if act is None:
+                state = _STATE_NAMES[self.state]
+                raise ChannelError(f"unexpected method in connection state {state}")
+            return act(self, method)
+        except HardError as error:
+            error.index = error.index or index
+            raise
 
     def _take_start_ok(self, method: commands.Connection.StartOk) -> Event:
         response = method.response
@@ -302,6 +332,14 @@ class Connection:
         self.heartbeat_s = method.heartbeat
         self.state = State.OPENING
 
+    def _take_close(self, method: commands.Connection.Close) -> Event:
+        self.state = State.CLOSING
+        return Closed(True, method.reply_code or 0, method.reply_text)
+
+    def _take_secret(self, method: commands.Connection.UpdateSecret) -> Event:
+        secret: Any = method.new_secret
+        return SecretUpdated(secret, method.reason or "")
+
     def _take_open(self, method: commands.Connection.Open) -> Event:
         self.state = State.GRANTING
         return Open(method.virtual_host)
@@ -329,11 +367,19 @@ class Connection:
         self.state = State.CLOSED
 
     def fail(self, error: HardError, index: int = 0) -> None:
-        """Close the connection with ``error``; ``index`` is the method at fault, 0 if none."""
+        """Close the connection with ``error``.
+
+        ``index`` is the method at fault, 0 if none, or if the error says it. Until limits are
+        agreed nothing is said but that a login was refused.
+        """
         if self.state in (State.CLOSING, State.CLOSED):
+            return
+        if self.state in _SPEECHLESS and not isinstance(error, LoginRefused):
+            self.state = State.CLOSED
             return
         self.state = State.CLOSING
         self._channels.clear()
+        index = index or error.index
         self._send_method(
             0,
             commands.Connection.Close(
@@ -354,7 +400,7 @@ class Connection:
             return self._take_publish(number, channel, start, end)
         if index == ACK_INDEX:
             if end - start != _ACK_BYTES:
-                raise FrameError("cannot decode: basic.ack is not of its size")
+                raise cannot_decode(index, data[start + 7 : end - 1])
             return self._take_acks(number, start, end)
         method = decode_method(data[start + 7 : end - 1])
         match method:
@@ -363,7 +409,7 @@ class Connection:
             case commands.Basic.Reject(delivery_tag=int(tag)):
                 return Settle(number, index, tag, tag, False, method.requeue)
             case commands.Channel.Open():
-                raise ChannelError("second 'channel.open' seen")
+                raise ChannelError("second 'channel.open' seen", index)
         return Method(number, method)
 
     def _take_odd_method(
@@ -371,30 +417,34 @@ class Connection:
     ) -> ChannelEvent | None:
         """A method on a channel that is not open, or not ready for one."""
         if channel is None:
-            if not isinstance(decode_method(payload), commands.Channel.Open):
-                raise ChannelError("expected 'channel.open'")
-            if self.channel_max and len(self._channels) >= self.channel_max:
-                raise NotAllowed(
-                    f"number of channels opened ({len(self._channels)}) has reached the"
-                    f" negotiated channel_max ({self.channel_max})"
-                )
+            self._check_channel_max()
+            method = decode_method(payload)
+            if not isinstance(method, commands.Channel.Open):
+                raise ChannelError("expected 'channel.open'", method.index)
             self._channels[number] = _Channel()
             self._send_method(number, commands.Channel.OpenOk())
             return ChannelOpened(number)
         if channel.closing:
             # The peer may not know yet that its channel is closed: whatever it sent is void.
-            method = decode_method(payload)
-            if isinstance(method, commands.Channel.Close):
+            index = int.from_bytes(payload[:4], "big")
+            if index == CHANNEL_CLOSE_INDEX:
                 self._send_method(number, commands.Channel.CloseOk())
-            if method.index == CHANNEL_CLOSE_OK_INDEX:
+            elif index == CHANNEL_CLOSE_OK_INDEX:
                 del self._channels[number]
+            elif index == CHANNEL_OPEN_INDEX:
+                raise ChannelError("second 'channel.open' seen", index)
             return None
         assert channel.content is not None
-        if channel.content.remaining < 0:
-            raise UnexpectedFrame(
-                "expected content header for class 60, got non content header frame instead"
+        raise _not_the_content_due(channel.content)
+
+    def _check_channel_max(self) -> None:
+        """Whether one more channel may be opened (RabbitMQ counts them, whatever their numbers)."""
+        count = len(self._channels)
+        if self.channel_max and count >= self.channel_max:
+            raise NotAllowed(
+                f"number of channels opened ({count}) has reached the"
+                f" negotiated channel_max ({self.channel_max})"
             )
-        raise UnexpectedFrame("expected content body, got non content body frame instead")
 
     def close_channel(self, number: int, error: AmqpError, index: int) -> None:
         """Close a channel with ``error``, whatever the peer still sends on it."""
@@ -478,10 +528,13 @@ class Connection:
         return Publish(number, method, traits, raws)
 
     def _learn_method(self, payload: bytes) -> PublishMethod:
-        exchange, position = read_shortstr(payload, _EXCHANGE_AT)
-        routing_key, position = read_shortstr(payload, position)
+        try:
+            exchange, position = read_shortstr(payload, _EXCHANGE_AT)
+            routing_key, position = read_shortstr(payload, position)
+        except FrameError:
+            position = -1
         if position + 1 != len(payload):
-            raise FrameError("cannot decode: Basic.Publish does not end where it should")
+            raise cannot_decode(PUBLISH_INDEX, payload)
         bits = payload[position]
         address = payload[_EXCHANGE_AT:position]
         method = PublishMethod(
@@ -559,12 +612,12 @@ class Connection:
         """A header or body frame by itself: a message that arrives in pieces."""
         channel = self._channels.get(number)
         if channel is None:
-            raise ChannelError("expected 'channel.open'")
-        if channel.closing:
+            self._check_channel_max()
+        elif channel.closing:
             return None
-        content = channel.content
-        if content is None:
+        if channel is None or channel.content is None:
             raise UnexpectedFrame("expected method frame, got non method frame instead")
+        content = channel.content
         if content.remaining < 0:
             fault = self._take_content_header(content, kind, number, start, end)
             if fault is not None:
@@ -573,13 +626,13 @@ class Connection:
                 channel.content = None
                 return fault
         elif kind != BODY:
-            raise UnexpectedFrame("expected content body, got non content body frame instead")
+            raise _not_the_content_due(content)
         else:
             if end - start == FRAME_OVERHEAD_BYTES:
                 return None  # Empty frames would gather without end.
             content.remaining -= end - start - FRAME_OVERHEAD_BYTES
             if content.remaining < 0:
-                raise FrameError("the body is longer than its header announced")
+                raise FrameError("the body is longer than its header announced", PUBLISH_INDEX)
         content.raw += self._data[start:end]
         if content.remaining:
             return None
@@ -595,15 +648,14 @@ class Connection:
     ) -> ChannelFault | None:
         data = self._data
         if kind != HEADER:
-            raise UnexpectedFrame(
-                "expected content header for class 60, got non content header frame instead"
-            )
-        if end - start - FRAME_OVERHEAD_BYTES < _HEADER_PAYLOAD_BYTES_MIN:
-            raise FrameError("cannot decode: a content header is cut off")
+            raise _not_the_content_due(content)
         class_id, weight, size = CONTENT_HEADER.unpack_from(data, start + 7)
-        if class_id != 60 or weight:
+        if weight:
+            raise _not_the_content_due(content)
+        if class_id != 60:
             raise UnexpectedFrame(
-                f"expected content header for class 60, got one for class {class_id} instead"
+                f"expected content header for class 60, got one for class {class_id} instead",
+                PUBLISH_INDEX,
             )
         size_max = self.limits.message_bytes_max
         if size > size_max:
@@ -663,12 +715,24 @@ class Connection:
         return now_s - self._heard_s <= interval_s * 2
 
 
-_handshake: dict[tuple[State, type[Frame]], Callable[[Connection, Any], Event | None]] = {
+_due: dict[tuple[State, type[Frame]], Callable[[Connection, Any], Event | None]] = {
     (State.STARTING, commands.Connection.StartOk): Connection._take_start_ok,
     (State.TUNING, commands.Connection.TuneOk): Connection._take_tune_ok,
     (State.OPENING, commands.Connection.Open): Connection._take_open,
+    (State.RUNNING, commands.Connection.UpdateSecret): Connection._take_secret,
+    (State.RUNNING, commands.Connection.Close): Connection._take_close,
 }
 """Which method is due in which state, and what takes it; anything else is an error."""
+_SPEECHLESS = (State.HEADER, State.STARTING, State.LOGGING_IN, State.TUNING)
+_STATE_NAMES = {
+    State.STARTING: "starting",
+    State.LOGGING_IN: "securing",
+    State.TUNING: "tuning",
+    State.OPENING: "opening",
+    State.GRANTING: "opening",
+    State.RUNNING: "running",
+}
+"""What RabbitMQ calls them."""
 
 
 def _check_agreed(name: str, value: int, least: int, most: int) -> None:
@@ -682,6 +746,15 @@ def _check_agreed(name: str, value: int, least: int, most: int) -> None:
         raise NotAllowed(
             f"negotiated {name} = {shown} is higher than the maximum allowed value ({most})"
         )
+
+
+def _not_the_content_due(content: _Content) -> UnexpectedFrame:
+    """A frame that came where another part of a message is due."""
+    due = "header for class 60" if content.remaining < 0 else "body"
+    part = "header" if content.remaining < 0 else "body"
+    return UnexpectedFrame(
+        f"expected content {due}, got non content {part} frame instead", PUBLISH_INDEX
+    )
 
 
 def _short(text: str) -> str:

@@ -11,7 +11,7 @@ from functools import lru_cache
 from itertools import chain, repeat
 from typing import Any
 
-from amqpbroker.errors import FrameError
+from amqpbroker.errors import FrameError, MalformedSyntax
 from amqpbroker.message import Traits
 from amqpbroker.protocol.fields import read_shortstr, read_table, write_shortstr
 from amqpbroker.protocol.frames import (
@@ -22,6 +22,7 @@ from amqpbroker.protocol.frames import (
     FRAME_OVERHEAD_BYTES,
     HEADER,
     METHOD,
+    PUBLISH_INDEX,
     frame,
 )
 
@@ -68,18 +69,20 @@ PERSISTENT = Traits(persistent=True)
 def _plan(flags: int) -> tuple[int, ...]:
     """The properties that ``flags`` announce."""
     if flags & 3:
-        raise FrameError("cannot decode: property flags beyond those of class basic")
+        raise _malformed("property flags beyond those of class basic")
     return tuple(_PROPERTIES[i] for i in range(14) if flags & (0x8000 >> i))
 
 
 def read_properties(block: bytes) -> Traits:
     """Walk a property block (flags and list) once, and keep what the broker may act on.
 
-    Messages whose block says nothing of the kind share `PLAIN` or `PERSISTENT`. Raises `FrameError`
-    if the block is malformed.
+    Messages whose block says nothing of the kind share `PLAIN` or `PERSISTENT`. Raises
+    `MalformedSyntax` if the block is malformed.
     """
-    if len(block) == 2 and block == b"\0\0":
-        return PLAIN
+    if len(block) <= 2:
+        if block == b"\0\0":
+            return PLAIN
+        return _walk(block)
     # A correlation-id (0x0400), message-id (0x0080) or timestamp (0x0040) will not come again.
     if len(block) <= _CACHED_BLOCK_BYTES_MAX and not (block[1] & 0xC0 or block[0] & 0x04):
         return _walk_again(block)
@@ -113,16 +116,23 @@ def _walk(block: bytes) -> Traits:
                 expiration, position = read_shortstr(block, position)
             else:
                 user_id, position = read_shortstr(block, position)
-    except IndexError:
+    except (IndexError, FrameError):
         position = -1
+    except MalformedSyntax as error:
+        error.index = PUBLISH_INDEX
+        raise
     if position != len(block):
-        raise FrameError("cannot decode: a property list does not end where it should")
+        raise _malformed("a property list does not end where it should")
     special = direct_reply or expiration is not None or user_id is not None
     if headers is not None:
         special = special or "CC" in headers or "BCC" in headers
     elif not special and not priority:
         return PERSISTENT if persistent else PLAIN
     return Traits(persistent, headers, priority, expiration, user_id, direct_reply, special)
+
+
+def _malformed(what: str) -> MalformedSyntax:
+    return MalformedSyntax(f"cannot decode: {what}", PUBLISH_INDEX)
 
 
 _walk_again = lru_cache(maxsize=1024)(_walk)

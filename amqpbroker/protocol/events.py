@@ -7,6 +7,7 @@ from pamqp.base import Frame
 
 from amqpbroker.errors import SoftError
 from amqpbroker.message import Traits
+from amqpbroker.protocol.frames import CHANNEL_OPEN_INDEX, PUBLISH_INDEX
 
 
 @attrs.define(eq=False)
@@ -27,6 +28,14 @@ class Open:
 
 
 @attrs.define(eq=False)
+class SecretUpdated:
+    """The peer's credentials were renewed (RabbitMQ's extension). Answer with update-secret-ok."""
+
+    secret: bytes
+    reason: str
+
+
+@attrs.define(eq=False)
 class Closed:
     """The connection is over; ``by_peer`` wants close-ok once everything is put away."""
 
@@ -39,7 +48,7 @@ class Closed:
 class ChannelOpened:
     """A channel was opened; open-ok is on its way."""
 
-    index: ClassVar[int] = 0x0014000A
+    index: ClassVar[int] = CHANNEL_OPEN_INDEX
 
     channel: int
 
@@ -86,7 +95,7 @@ class PublishMethod:
 class Publish:
     """A run of messages with one method and the same traits. ``raws`` are their content frames."""
 
-    index: ClassVar[int] = 0x003C0028
+    index: ClassVar[int] = PUBLISH_INDEX
 
     channel: int
     method: PublishMethod
@@ -110,4 +119,4 @@ class Settle:
 
 
 ChannelEvent = ChannelOpened | ChannelFault | Method | Publish | Settle
-Event = Login | Open | Closed | ChannelEvent
+Event = Login | Open | SecretUpdated | Closed | ChannelEvent

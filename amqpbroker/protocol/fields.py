@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
-from amqpbroker.errors import FrameError
+from amqpbroker.errors import FrameError, MalformedSyntax
 
 DEPTH_MAX = 32
 """Tables and arrays within one another; deeper ones are refused."""
@@ -81,17 +81,27 @@ def read_longstr(data: bytes, position: int, end: int) -> tuple[bytes, int]:
     return data[start:stop], stop
 
 
-def read_table(data: bytes, position: int, depth: int = 0) -> tuple[dict[str, Any], int]:
+def read_table(data: bytes, position: int) -> tuple[dict[str, Any], int]:
     """The table at ``position``, and where it ends.
 
-    Raises `FrameError` if it is malformed or too deep.
+    Raises `FrameError` if it is cut off, and as `read_fields`.
     """
     content, stop = read_longstr(data, position, len(data))
-    return read_fields(content, depth), stop
+    return read_fields(content), stop
 
 
-def read_fields(content: bytes, depth: int = 0) -> dict[str, Any]:
-    """The names and values of a table without its length."""
+def read_fields(content: bytes) -> dict[str, Any]:
+    """The names and values of a table without its length.
+
+    Raises `MalformedSyntax` if it is malformed or too deep.
+    """
+    try:
+        return _read_fields(content, 0)
+    except FrameError as error:
+        raise MalformedSyntax(error.text) from error
+
+
+def _read_fields(content: bytes, depth: int) -> dict[str, Any]:
     _check_depth(depth)
     table: dict[str, Any] = {}
     position = 0
@@ -133,7 +143,7 @@ def _read_value(data: bytes, position: int, depth: int) -> tuple[Any, int]:
     if kind in b"SxFA":
         content, stop = read_longstr(data, position, len(data))
         if kind == ord("F"):
-            return read_fields(content, depth + 1), stop
+            return _read_fields(content, depth + 1), stop
         if kind == ord("A"):
             return _read_array(content, depth + 1), stop
         if kind == ord("x"):

@@ -6,15 +6,15 @@ read and written here, because pamqp refuses names that RabbitMQ accepts (other 
 """
 
 import struct
-from typing import Any
+from typing import Any, ClassVar
 
 import pamqp.commands
 from pamqp.base import Frame
 
-from amqpbroker.errors import CommandInvalid, FrameError
+from amqpbroker.errors import CommandInvalid, FrameError, MalformedSyntax
+from amqpbroker.protocol.faults import cannot_decode, frame_error, malformed_utf8
 from amqpbroker.protocol.fields import (
     read_longstr,
-    read_shortstr,
     read_table,
     write_longstr,
     write_shortstr,
@@ -33,6 +33,13 @@ FRAME_HEADER = struct.Struct(">BHI")
 CONTENT_HEADER = struct.Struct(">HHQ")
 METHOD_INDEX = struct.Struct(">I")
 
+PUBLISH_INDEX = pamqp.commands.Basic.Publish.index
+ACK_INDEX = pamqp.commands.Basic.Ack.index
+CHANNEL_OPEN_INDEX = pamqp.commands.Channel.Open.index
+CHANNEL_CLOSE_INDEX = pamqp.commands.Channel.Close.index
+CHANNEL_CLOSE_OK_INDEX = pamqp.commands.Channel.CloseOk.index
+"""Class and method numbers of what is told without decoding."""
+
 PROTOCOL_HEADER = b"AMQP\0\0\x09\x01"
 HEARTBEAT_FRAME = FRAME_HEADER.pack(HEARTBEAT, 0, 0) + END
 
@@ -44,7 +51,38 @@ _INTEGERS = {
 }
 
 
-_KINDS: dict[int, type[Frame]] = pamqp.commands.INDEX_MAPPING
+class AccessRequest(Frame):
+    """What old clients ask before they use a realm; AMQP 0-9-1 has no realms any more."""
+
+    __slots__: ClassVar[list[str]] = [  # noqa: RUF023 - the order on the wire
+        "realm",
+        "exclusive",
+        "passive",
+        "active",
+        "write",
+        "read",
+    ]
+    frame_id, index, name = 30, 0x001E000A, "Access.Request"
+    synchronous, valid_responses = True, ["Access.RequestOk"]
+    _realm = "shortstr"
+    _exclusive = _passive = _active = _write = _read = "bit"
+
+
+class AccessRequestOk(Frame):
+    """The answer to it, as RabbitMQ's: whatever was asked is granted."""
+
+    __slots__: ClassVar[list[str]] = ["ticket"]
+    frame_id, index, name = 30, 0x001E000B, "Access.RequestOk"
+    _ticket = "short"
+
+    def __init__(self) -> None:
+        self.ticket = 1
+
+
+_KINDS: dict[int, type[Frame]] = pamqp.commands.INDEX_MAPPING | {
+    kind.index: kind for kind in (AccessRequest, AccessRequestOk)
+}
+"""Every method by its class and method number."""
 _SHAPES: dict[int, tuple[tuple[str, str], ...]] = {
     index: tuple((name, kind.amqp_type(name)) for name in kind.attributes())
     for index, kind in _KINDS.items()
@@ -89,42 +127,57 @@ def encode_method(channel: int, method: Frame) -> bytes:
 def decode_method(payload: bytes) -> Frame:
     """The method in a method frame's ``payload``.
 
-    Long strings stay bytes. Raises `CommandInvalid` if the method is unknown, `FrameError` if an
-    argument is malformed or missing, or if octets follow the last one: RabbitMQ takes none, and a
-    payload that is kept as a key must not grow by what nobody reads.
+    Long strings stay bytes. Raises `CommandInvalid` if the method is unknown, `FrameError` if there
+    is none, if an argument is cut off or missing, if octets follow the last one, or if a name is no
+    UTF-8 (but for those of basic.publish), `MalformedSyntax` if a table is malformed.
     """
     if len(payload) < 4:
-        raise FrameError("cannot decode: a method frame without a method")
+        raise frame_error(METHOD, payload)
     index = METHOD_INDEX.unpack_from(payload)[0]
     kind = _KINDS.get(index)
     if kind is None:
-        raise CommandInvalid(f"unknown method {index >> 16}.{index & 0xFFFF}")
+        raise CommandInvalid(f"unknown method {index >> 16}.{index & 0xFFFF}", index)
     # Not by its constructor: one of them warns that its method is deprecated.
     method: Frame = kind.__new__(kind)
+    try:
+        position = _read_arguments(method, index, payload)
+    except (FrameError, IndexError, struct.error):
+        position = -1
+    except MalformedSyntax as error:
+        error.index = index
+        raise
+    except UnicodeDecodeError:
+        raise malformed_utf8() from None
+    if position != len(payload):
+        raise cannot_decode(index, payload)
+    return method
+
+
+def _read_arguments(method: Frame, index: int, payload: bytes) -> int:
+    """Read the arguments; where they end, -1 if a name is cut off."""
     position, bit = 4, 0
     value: Any
+    errors = "surrogateescape" if index == PUBLISH_INDEX else "strict"  # As RabbitMQ.
     for name, wire in _SHAPES[index]:
         if wire == "bit":
-            if position >= len(payload):
-                raise FrameError(f"cannot decode: {method.name} ends too early")
             setattr(method, name, bool(payload[position] >> bit & 1))
             bit += 1
             continue
         if bit:
             position, bit = position + 1, 0
         if wire == "shortstr":
-            value, position = read_shortstr(payload, position)
+            start = position + 1
+            position = start + payload[position]
+            if position > len(payload):
+                return -1
+            value = payload[start:position].decode("utf-8", errors)
         elif wire == "table":
             value, position = read_table(payload, position)
         elif wire == "longstr":
             value, position = read_longstr(payload, position, len(payload))
         else:
             form = _INTEGERS[wire]
-            if position + form.size > len(payload):
-                raise FrameError(f"cannot decode: {method.name} ends too early")
             value = form.unpack_from(payload, position)[0]
             position += form.size
         setattr(method, name, value)
-    if position + (bit > 0) != len(payload):
-        raise FrameError(f"cannot decode: {method.name} does not end where it should")
-    return method
+    return position + (bit > 0)

@@ -177,6 +177,8 @@ CONNECTION_ERRORS: list[tuple[Frame, int, str]] = [
     (basic.Recover(requeue=False), 540, "NOT_IMPLEMENTED - requeue=false"),
     (commands.Channel.Flow(active=False), 540, "NOT_IMPLEMENTED - active=false"),
     (commands.Channel.Open(), 504, "CHANNEL_ERROR - second 'channel.open' seen"),
+    (commands.Channel.FlowOk(True), 503, "COMMAND_INVALID - unimplemented method"),
+    (commands.Connection.Open(), 503, "COMMAND_INVALID - unimplemented method"),
 ]
 
 

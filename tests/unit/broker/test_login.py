@@ -7,7 +7,7 @@ from pamqp import commands
 
 from amqpbroker.broker.broker import Broker, BrokerLimits
 from amqpbroker.protocol.connection import State
-from amqpbroker.protocol.frames import PROTOCOL_HEADER
+from amqpbroker.protocol.frames import METHOD, PROTOCOL_HEADER, frame
 from amqpbroker.testing.fakes import fake_world
 from amqpbroker.testing.peer import CAPABILITIES, Peer
 
@@ -95,3 +95,19 @@ def test_close_is_answered_and_the_session_forgotten(broker: Broker, connect: Co
 
     assert isinstance(answer, commands.Connection.CloseOk)
     assert not broker.sessions
+
+
+def test_an_updated_secret_is_acknowledged(broker: Broker, connect: Connect) -> None:
+    peer = connect(1)
+
+    answer = peer.call(commands.Connection.UpdateSecret("new", "the old one expires"), channel=0)
+
+    assert isinstance(answer, commands.Connection.UpdateSecretOk)
+
+
+def test_an_old_client_is_granted_its_realm(broker: Broker, connect: Connect) -> None:
+    peer = connect(1)
+
+    peer.send_bytes(frame(METHOD, 1, b"\0\x1e\0\x0a\5/data\x1f"))
+
+    assert peer.read_bytes() == frame(METHOD, 1, b"\0\x1e\0\x0b\0\1")

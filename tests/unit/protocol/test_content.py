@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pamqp import commands
 
-from amqpbroker.errors import FrameError
+from amqpbroker.errors import MalformedSyntax
 from amqpbroker.protocol.content import (
     PERSISTENT,
     PLAIN,
@@ -114,10 +114,10 @@ def test_a_block_that_is_cut_off_or_too_long_is_refused(
 ) -> None:
     octets = block(**properties)
 
-    with pytest.raises(FrameError, match="cannot decode"):
+    with pytest.raises(MalformedSyntax, match="cannot decode"):
         read_properties(octets + b"\0")
     if len(octets) > 2:
-        with pytest.raises(FrameError, match="cannot decode"):
+        with pytest.raises(MalformedSyntax, match="cannot decode"):
             read_properties(octets[: data.draw(st.integers(2, len(octets) - 1))])
 
 
@@ -127,7 +127,7 @@ def test_the_cluster_id_is_walked_over() -> None:
 
 @pytest.mark.parametrize("flags", [1, 2, 3, 0x1001])
 def test_flags_beyond_those_of_basic_are_refused(flags: int) -> None:
-    with pytest.raises(FrameError, match="property flags"):
+    with pytest.raises(MalformedSyntax, match="property flags"):
         read_properties(struct.pack(">HB", flags, 2))
 
 

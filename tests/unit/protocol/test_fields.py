@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from amqpbroker.errors import FrameError
+from amqpbroker.errors import FrameError, MalformedSyntax
 from amqpbroker.protocol.fields import (
     DEPTH_MAX,
     read_fields,
@@ -93,8 +93,8 @@ def test_a_table_that_is_cut_off_is_refused_wherever_it_ends(
 
 @property_test
 @given(st.binary(max_size=40))
-def test_any_octets_are_fields_or_a_frame_error(octets: bytes) -> None:
-    with contextlib.suppress(FrameError):
+def test_any_octets_are_fields_or_a_syntax_error(octets: bytes) -> None:
+    with contextlib.suppress(MalformedSyntax):
         assert isinstance(read_fields(octets), dict)
 
 
@@ -144,17 +144,17 @@ def test_a_timestamp_beyond_the_calendar_stays_a_number(number: int) -> None:
 
 @pytest.mark.parametrize("kind", [b"t", b"s", b"I", b"l", b"d", b"T", b"D", b"S", b"x", b"F", b"A"])
 def test_a_field_without_its_value_is_refused(kind: bytes) -> None:
-    with pytest.raises(FrameError, match="cut off"):
+    with pytest.raises(MalformedSyntax, match="cut off"):
         read_fields(b"\1n" + kind)
 
 
 def test_a_name_without_a_type_is_refused() -> None:
-    with pytest.raises(FrameError, match="a field has no value"):
+    with pytest.raises(MalformedSyntax, match="a field has no value"):
         read_fields(b"\1n")
 
 
 def test_a_field_of_no_known_type_is_refused() -> None:
-    with pytest.raises(FrameError, match="unknown field type 90"):
+    with pytest.raises(MalformedSyntax, match="unknown field type 90"):
         read_fields(b"\1nZ\0\0\0\0")
 
 
@@ -170,7 +170,7 @@ def nested(kind: bytes, depth: int) -> bytes:
 @pytest.mark.parametrize("kind", [b"F", b"A"])
 def test_nesting_is_bounded(kind: bytes) -> None:
     assert list(read_fields(nested(kind, DEPTH_MAX))) == ["n"]
-    with pytest.raises(FrameError, match=f"nested more than {DEPTH_MAX} deep"):
+    with pytest.raises(MalformedSyntax, match=f"nested more than {DEPTH_MAX} deep"):
         read_fields(nested(kind, DEPTH_MAX + 1))
 
 

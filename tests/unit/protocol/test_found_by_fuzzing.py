@@ -27,7 +27,7 @@ def test_what_precedes_a_broken_message_in_the_same_bytes_is_published(peer: Pee
 
     peer.send_bytes(sound * 3 + broken + sound)
 
-    assert peer.received()[-1][1].reply_code == 501
+    assert peer.received()[-1][1].reply_code == 502
     assert peer.broker.vhosts["/"].queue("q").stat().ready == 3
 
 

@@ -14,7 +14,14 @@ from pamqp.base import Frame
 
 from amqpbroker.errors import CommandInvalid, FrameError
 from amqpbroker.protocol.fields import write_shortstr
-from amqpbroker.protocol.frames import END, decode_method, encode_method, frame
+from amqpbroker.protocol.frames import (
+    END,
+    AccessRequest,
+    AccessRequestOk,
+    decode_method,
+    encode_method,
+    frame,
+)
 
 property_test = settings(max_examples=12, derandomize=True, deadline=None)
 many_examples = settings(property_test, max_examples=150)
@@ -114,13 +121,9 @@ def test_every_method_is_decoded_as_pamqp_does(kind: type[Frame]) -> None:
 
 OCTETS = st.binary(max_size=255)
 
-NAMES_WE_TAKE = (
-    st.text(st.characters(exclude_categories=["Cs"]), max_size=255)
-    .filter(lambda text: len(text.encode()) <= 255)
-    .filter(lambda text: not text.isascii())
-    | st.text("xyz", min_size=128, max_size=255)
-    | OCTETS.map(lambda octets: octets.decode("utf-8", "surrogateescape"))
-)
+NAMES_WE_TAKE = st.text(st.characters(exclude_categories=["Cs"]), max_size=255).filter(
+    lambda text: len(text.encode()) <= 255
+).filter(lambda text: not text.isascii()) | st.text("xyz", min_size=128, max_size=255)
 
 
 @many_examples
@@ -138,8 +141,8 @@ def test_names_that_pamqp_refuses_come_back_as_they_went(exchange: str, routing_
 
 @many_examples
 @given(OCTETS)
-def test_the_octets_of_a_name_are_echoed_unchanged(octets: bytes) -> None:
-    payload = struct.pack(">HHB", 60, 31, len(octets)) + octets
+def test_the_octets_of_a_routing_key_are_echoed_unchanged(octets: bytes) -> None:
+    payload = struct.pack(">HHHBB", 60, 40, 0, 0, len(octets)) + octets + b"\0"
 
     assert encode_method(5, decode_method(payload)) == frame(1, 5, payload)
 
@@ -174,11 +177,11 @@ def test_delivery_tags_use_all_64_bits() -> None:
 
 @pytest.mark.parametrize("payload", [b"", b"\0", b"\0\x3c\0"])
 def test_a_method_frame_without_a_method_is_refused(payload: bytes) -> None:
-    with pytest.raises(FrameError, match="without a method"):
+    with pytest.raises(FrameError, match=r"type 1, all octets = .*: unknown_frame"):
         decode_method(payload)
 
 
-@pytest.mark.parametrize(("class_id", "method_id"), [(60, 999), (30, 10), (0, 0), (65535, 65535)])
+@pytest.mark.parametrize(("class_id", "method_id"), [(60, 999), (30, 12), (0, 0), (65535, 65535)])
 def test_an_unknown_method_is_named(class_id: int, method_id: int) -> None:
     with pytest.raises(CommandInvalid, match=f"unknown method {class_id}.{method_id}"):
         decode_method(struct.pack(">HH", class_id, method_id))
@@ -201,9 +204,24 @@ def test_octets_behind_the_last_argument_are_refused(kind: type[Frame]) -> None:
     arguments = {name: samples.get(kind.amqp_type(name), 1) for name in kind.attributes()}
     payload = encode_method(1, make(kind, arguments))[7:-1]
 
-    with pytest.raises(FrameError, match=f"cannot decode: {kind.name} does not end"):
+    with pytest.raises(FrameError, match="cannot decode <<"):
         decode_method(payload + b"\0")
 
 
 def test_a_frame_says_its_type_channel_and_size() -> None:
     assert frame(3, 0x0102, b"body") == b"\3\1\2\0\0\0\4body" + END
+
+
+def test_realms_of_old_clients_are_granted_as_rabbitmq_grants_them() -> None:
+    request = decode_method(b"\0\x1e\0\x0a\5/data\x16")
+
+    assert isinstance(request, AccessRequest)
+    assert arguments_of(request) == {
+        "realm": "/data",
+        "exclusive": False,
+        "passive": True,
+        "active": True,
+        "write": False,
+        "read": True,
+    }
+    assert encode_method(5, AccessRequestOk()) == frame(1, 5, b"\0\x1e\0\x0b\0\1")

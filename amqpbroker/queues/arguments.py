@@ -195,14 +195,8 @@ CONSUME_ARGUMENTS = (
 def check_queue_type(definition: QueueDefinition, known: Iterable[str]) -> None:
     """See that the type of queue that is asked for is one of the ``known``.
 
-    What a dead-letter exchange is called comes before it. Raises `PreconditionFailed`.
+    It comes before all other arguments. Raises `PreconditionFailed`.
     """
-    exchange = definition.arguments.get("x-dead-letter-exchange", "")
-    if not isinstance(exchange, str | bytes):
-        raise PreconditionFailed(
-            f"invalid type '{field_type(exchange)}' for arg 'x-dead-letter-exchange'"
-            f" in {definition.title}"
-        )
     check = _one_of(tuple(known), lambda word: _string(f"unsupported queue type '{word}'"))
     wrong = check(definition.type, definition.arguments)
     if wrong is not None:

@@ -9,6 +9,7 @@ import attrs
 from amqpbroker import __version__
 from amqpbroker.broker.access import Access, hash_password, is_loopback, password_matches
 from amqpbroker.broker.deadlines import Deadlines
+from amqpbroker.broker.keeper import QueueKeeper
 from amqpbroker.broker.turn import Turn
 from amqpbroker.broker.vhost import VHost
 from amqpbroker.definitions import (
@@ -79,6 +80,7 @@ class Broker:
         self._queue_types = queue_types or {"classic": ClassicQueues()}
         self.turn = Turn()
         self.deadlines = Deadlines()
+        self._keeper = QueueKeeper(self.turn.wake, world.clock, self.deadlines, self.apply)
         self.vhosts: dict[str, VHost] = {}
         self.users: dict[str, UserDefinition] = {}
         self._permissions: dict[tuple[str, str], PermissionDefinition] = {}
@@ -106,7 +108,7 @@ class Broker:
     def _put_vhost(self, definition: VHostDefinition) -> None:
         if definition.name in self.vhosts:
             return
-        vhost = VHost(definition.name, self._queue_types, self.apply, self.turn.wake)
+        vhost = VHost(definition.name, self._queue_types, self.apply, self._keeper)
         self.vhosts[definition.name] = vhost
         for exchange in predeclared(definition.name):
             vhost.put_exchange(exchange)

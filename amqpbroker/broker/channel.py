@@ -22,6 +22,7 @@ from amqpbroker.broker.publisher import Publisher
 from amqpbroker.broker.transaction import Transaction
 from amqpbroker.broker.unsettled import Delivered, Unsettled
 from amqpbroker.broker.vhost import VHost
+from amqpbroker.definitions import Arguments
 from amqpbroker.errors import (
     CommandInvalid,
     InternalError,
@@ -33,6 +34,7 @@ from amqpbroker.errors import (
 from amqpbroker.protocol.content import encode_get_ok, reframe
 from amqpbroker.protocol.events import ChannelEvent, ChannelFault, Method, Publish, Settle
 from amqpbroker.protocol.frames import AccessRequest, AccessRequestOk
+from amqpbroker.queues.arguments import check_consume
 from amqpbroker.queues.queue import Got, Outcome, Pending, Queue
 
 if TYPE_CHECKING:
@@ -304,7 +306,10 @@ class Channel:
             self._consume_replies(tag, method)
             return
         queue = self.queue_to_read(method.queue)
-        consumer = ChannelConsumer(self, queue, tag, method.no_ack, method.exclusive)
+        arguments: Arguments = method.arguments or {}
+        check_consume(queue.definition, arguments)
+        priority = arguments.get("x-priority", 0)
+        consumer = ChannelConsumer(self, queue, tag, method.no_ack, method.exclusive, priority)
 
         def reply(_: None) -> None:
             self._consumers[tag] = consumer

@@ -76,12 +76,19 @@ class ChannelConsumer(Consumer):
     """A basic.consume: a consumer on a channel."""
 
     def __init__(
-        self, channel: "Channel", queue: Queue, tag: str, no_ack: bool, exclusive: bool
+        self,
+        channel: "Channel",
+        queue: Queue,
+        tag: str,
+        no_ack: bool,
+        exclusive: bool,
+        priority: int,
     ) -> None:
         self.queue = queue
         self.tag = tag
         self.no_ack = no_ack
         self.exclusive = exclusive
+        self.priority = priority
         self.prefetch = channel.prefetch_for_new
         self.unsettled = 0
         self._channel = channel

@@ -104,6 +104,8 @@ def _declare_queue(channel: "Channel", method: commands.Queue.Declare) -> None:
         queue = vhost.declare_queue(wanted, session)
         if wanted.exclusive:
             session.own_queues[queue] = None
+    if not method.nowait:
+        queue.touch()  # Who wants no answer does not ask the queue (RabbitMQ).
     stat = queue.stat()
     _declare_ok(channel, queue.definition.name, stat.ready, stat.consumers, method.nowait)
 

@@ -6,7 +6,6 @@ methods ``put_…`` and ``drop_…`` here; those have no opinion.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
 
 from amqpbroker.definitions import (
     Arguments,
@@ -26,7 +25,7 @@ from amqpbroker.errors import (
     Unimplemented,
 )
 from amqpbroker.queues.arguments import check_queue_type, compared_arguments
-from amqpbroker.queues.queue import Destination, Queue, QueueType
+from amqpbroker.queues.queue import Destination, Keeper, Queue, QueueType
 from amqpbroker.routing.exchange import Headers
 from amqpbroker.routing.router import EXCHANGE_TYPES, Exchange, Router
 
@@ -42,7 +41,7 @@ class VHost:
         name: str,
         queue_types: Mapping[str, QueueType],
         submit: Callable[[Change], None],
-        wake: Callable[[Queue], Any],
+        keeper: Keeper,
     ) -> None:
         self.name = name
         self.router = Router()
@@ -51,7 +50,7 @@ class VHost:
         """Consumers of direct replies, by the address that the broker gave them."""
         self._queue_types = queue_types
         self._submit = submit
-        self._wake = wake
+        self._keeper = keeper
 
     # -- rules: queues -------------------------------------------------------------------------
 
@@ -234,7 +233,7 @@ class VHost:
     def put_queue(self, definition: QueueDefinition) -> None:
         """Carry out a change."""
         kind = self._queue_types[definition.type]
-        self.queues[definition.name] = kind.open(definition, self._wake)
+        self.queues[definition.name] = kind.open(definition, self._keeper)
 
     def drop_queue(self, definition: QueueDefinition) -> None:
         """Carry out a change.

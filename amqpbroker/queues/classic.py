@@ -1,28 +1,22 @@
 """The classic queue: first in, first out, over a log.
 
-The queue's state is small: which indexes wait (`Ready`), who wants them, how many are out. The log
-has the messages. Dispatch shares waiting messages out in turn, one each, as RabbitMQ does, but in
-strides: three consumers get the indexes 0, 3, 6 …, 1, 4, 7 … and 2, 5, 8 …, each as one run.
+The queue's state is small: which indexes wait (`Ready`), who wants them (`Rota`), how many are out,
+and what ends by itself (`Expiry`, `Lease`), if anything does. The log has the messages. Dispatch
+shares waiting messages out in turn, one each, as RabbitMQ does, but in strides: three consumers get
+the indexes 0, 3, 6 …, 1, 4, 7 … and 2, 5, 8 …, each as one run.
 """
 
 from collections.abc import Callable
-from typing import Any
 from zlib import crc32
 
 from amqpbroker.definitions import QueueDefinition
 from amqpbroker.errors import AccessRefused
 from amqpbroker.message import Batch, Origin
 from amqpbroker.queues.arguments import check_declare
-from amqpbroker.queues.queue import (
-    NO_LIMIT,
-    Consumer,
-    Got,
-    Outcome,
-    Queue,
-    QueueStat,
-    QueueType,
-)
-from amqpbroker.queues.ready import Ready
+from amqpbroker.queues.expiry import Expiry, Lease
+from amqpbroker.queues.queue import Consumer, Got, Keeper, Outcome, Queue, QueueStat, QueueType
+from amqpbroker.queues.ready import Line, Priorities, Ready
+from amqpbroker.queues.rota import Rota
 from amqpbroker.storage.log import Log, MemoryLog
 
 _SHARED_OUT_MAX = 64
@@ -30,19 +24,31 @@ _SHARED_OUT_MAX = 64
 
 
 class ClassicQueue(Queue):
-    """A queue over ``log``; ``wake`` is called when there may be something to dispatch."""
+    """A queue over ``log``."""
 
-    def __init__(self, definition: QueueDefinition, log: Log, wake: Callable[[Queue], Any]) -> None:
+    def __init__(self, definition: QueueDefinition, log: Log, keeper: Keeper) -> None:
+        arguments = definition.arguments
         self.definition = definition
         self.owner: object | None = None
         self.version = 0
         self._log = log
-        self._wake = wake
-        self._ready = Ready(log.end)
+        self._keeper = keeper
+        self._wake = keeper.wake
+        self._ready: Ready = Line(log.end)
         self._unsettled = 0
         self._consumers: dict[Consumer, None] = {}
-        self._active: dict[Consumer, None] = {}
+        self._rota = Rota()
         self._awaiting_commit: dict[Callable[[], None], None] = {}
+        self._ttl_ms: int | None = arguments.get("x-message-ttl")
+        self._expiry: Expiry | None = None
+        """There once a message came that may not wait for ever."""
+        self._lease: Lease | None = None
+        highest = arguments.get("x-max-priority")
+        if highest is not None:
+            self._ready = Priorities(log, max(1, highest))
+        self._is_plain = highest is None and self._ttl_ms is None
+        if "x-expires" in arguments:
+            self._lease = Lease(arguments["x-expires"], keeper, self._is_used, self._is_unused)
         log.on_advance = self._log_advanced
 
     # -- in ------------------------------------------------------------------------------------
@@ -52,9 +58,35 @@ class ClassicQueue(Queue):
         return self._log.end if self.version else self._log.committed
 
     def publish(self, origin: Origin, raws: list[bytes]) -> int:
-        if self._active:
+        if self._rota.active:
             self._wake(self)
-        return self._log.append(origin, raws)
+        if self._is_plain and origin.ttl_ms is None:
+            return self._log.append(origin, raws)
+        return self._publish_special(origin, raws)
+
+    def _publish_special(self, origin: Origin, raws: list[bytes]) -> int:
+        """Take messages that have a priority here, or may not wait for ever."""
+        log, ready = self._log, self._ready
+        ttl_ms = _least(self._ttl_ms, origin.ttl_ms)
+        if self.version or ttl_ms is None:
+            end = log.append(origin, raws)
+            ready.add(end - len(raws), end, origin.traits.priority)
+            return end
+        if self._expiry is None:
+            self._expiry = Expiry(ready, log, self._keeper)
+        expiry = self._expiry
+        expiry.read_clock()
+        expiry.drop()
+        at_once = self._rota.active and not ready.count(log.readable)
+        end = log.append(expiry.stamped(origin, ttl_ms), raws)
+        ready.add(end - len(raws), end, origin.traits.priority)
+        if at_once:
+            # A consumer that has waited gets them, however short their time is (RabbitMQ).
+            expiry.now_ms -= 1
+            self._hand_out(len(raws))
+            expiry.now_ms += 1
+        expiry.drop()
+        return end
 
     def when_committed(self, call: Callable[[], None]) -> None:
         self._awaiting_commit[call] = None
@@ -67,23 +99,39 @@ class ClassicQueue(Queue):
 
     # -- out -----------------------------------------------------------------------------------
 
+    def _drop_expired(self) -> None:
+        """Begin something: what is first is not over its time now."""
+        if self._expiry is not None:
+            self._expiry.read_clock()
+            self._expiry.drop()
+
     def dispatch(self, limit: int) -> int:
+        if self._expiry is not None:
+            self._expiry.read_clock()
+        return self._hand_out(limit)
+
+    def _hand_out(self, limit: int) -> int:
+        """Give consumers up to ``limit`` messages, as of the time that was read last; how many."""
+        rota, expiry = self._rota, self._expiry
         handed = 0
-        while self._active and handed < limit:
+        while rota.active and handed < limit:
+            if expiry is not None:
+                expiry.drop()
             waiting = self._ready.count(self._log.readable)
             if not waiting:
                 break
             left = min(waiting, limit - handed)
-            handed += self._serve_one(left) if len(self._active) == 1 else self._serve_all(left)
+            handed += self._serve_one(left) if len(rota.active) == 1 else self._serve_all(left)
+        if expiry is not None:
+            expiry.drop()
         return handed
 
     def _serve_one(self, left: int) -> int:
         """Give the one consumer that has a turn what it takes, up to ``left``; how many."""
-        (consumer,) = self._active
+        (consumer,) = self._rota.active
         credit = consumer.credit
         if credit <= 0:
-            del self._active[consumer]
-            consumer.park()
+            self._rota.pass_over(consumer)
             return 0
         indexes, batch, redelivered = self._take(min(left, credit))
         self._deliver(consumer, indexes, batch, redelivered)
@@ -91,7 +139,7 @@ class ClassicQueue(Queue):
 
     def _serve_all(self, left: int) -> int:
         """Give all consumers whose turn it is the same share of up to ``left``; how many in all."""
-        takers, rounds = self._next_takers(min(left, _SHARED_OUT_MAX))
+        takers, rounds = self._rota.next(min(left, _SHARED_OUT_MAX))
         if not takers:
             return 0
         share = min(rounds, left // len(takers)) * len(takers)
@@ -104,6 +152,9 @@ class ClassicQueue(Queue):
         indexes, redelivered = self._ready.take(self._log.readable, limit)
         batch = self._log.read(indexes)
         count = len(batch.raws)
+        if self._expiry is not None:
+            count = self._expiry.good(batch.origins)
+            del batch.origins[count:], batch.raws[count:]
         if count < len(indexes):
             self._ready.put_back(indexes[count:], redelivered)
             indexes = indexes[:count]
@@ -116,35 +167,6 @@ class ClassicQueue(Queue):
             self._unsettled += len(indexes)
         consumer.deliver(self, indexes, batch, redelivered)
 
-    def _next_takers(self, limit: int) -> tuple[list[Consumer], int]:
-        """Those whose turn it is, at most ``limit``, and how many messages each may get.
-
-        Who has no credit is parked.
-        """
-        takers: list[Consumer] = []
-        idle: list[Consumer] = []
-        rounds = NO_LIMIT
-        for consumer in self._active:
-            if len(takers) == limit:
-                rounds = 1  # There are others, whose turn it is before the first takes again.
-                break
-            credit = consumer.credit
-            if credit <= 0:
-                idle.append(consumer)
-                continue
-            if consumer.shares_credit and len(self._active) > 1:
-                # What it takes lessens another's credit: it is served alone, message by message.
-                rounds = 1
-                if not takers:
-                    takers.append(consumer)
-                break
-            takers.append(consumer)
-            rounds = min(rounds, credit)
-        for consumer in idle:
-            del self._active[consumer]
-            consumer.park()
-        return takers, rounds
-
     def _share_out(
         self, takers: list[Consumer], indexes: range, batch: Batch, redelivered: bool
     ) -> None:
@@ -152,9 +174,7 @@ class ClassicQueue(Queue):
         turn = len(takers)
         served = takers[: len(indexes)]
         last = len(indexes) % len(served)  # So many were served once more than the others.
-        for consumer in served[last:] + served[:last]:
-            del self._active[consumer]
-            self._active[consumer] = None
+        self._rota.to_the_end(served[last:] + served[:last])
         for place, consumer in enumerate(served):
             part = Batch(batch.origins[place::turn], batch.raws[place::turn])
             self._deliver(consumer, indexes[place::turn], part, redelivered)
@@ -165,11 +185,18 @@ class ClassicQueue(Queue):
         self._unsettled -= len(indexes)
         if outcome is Outcome.REQUEUE:
             self._ready.give_back(indexes)
+            self._drop_expired()
             self._wake(self)
         else:
             self._log.settle(indexes)
 
+    def touch(self) -> None:
+        if self._lease is not None:
+            self._lease.renew()
+
     def get(self, no_ack: bool) -> Got | None:
+        self.touch()
+        self._drop_expired()
         log = self._log
         if not self._ready.count(log.readable):
             return None
@@ -179,6 +206,8 @@ class ClassicQueue(Queue):
             log.settle(indexes)
         else:
             self._unsettled += 1
+        if self._expiry is not None:
+            self._expiry.drop()
         return Got(
             indexes[0],
             batch.origins[0],
@@ -200,16 +229,25 @@ class ClassicQueue(Queue):
 
     def resume(self, consumer: Consumer) -> None:
         if consumer in self._consumers:
-            self._active[consumer] = None
+            self._rota.add(consumer)
             self._wake(self)
 
     def cancel(self, consumer: Consumer) -> None:
-        self._consumers.pop(consumer, None)
-        self._active.pop(consumer, None)
+        if consumer in self._consumers:
+            del self._consumers[consumer]
+            self._rota.remove(consumer)
+            self.touch()
+
+    def _is_used(self) -> bool:
+        return bool(self._consumers)
+
+    def _is_unused(self) -> None:
+        self._keeper.unused(self)
 
     # -- the whole -----------------------------------------------------------------------------
 
     def purge(self) -> int:
+        self._drop_expired()
         runs = self._ready.clear(self._log.readable)
         for run in runs:
             self._log.settle(run)
@@ -218,17 +256,34 @@ class ClassicQueue(Queue):
     def delete(self) -> int:
         self.version += 1
         count = self.purge()
-        consumers, self._consumers, self._active = list(self._consumers), {}, {}
+        consumers, self._consumers, self._rota = list(self._consumers), {}, Rota()
         for consumer in consumers:
             consumer.cancelled()
         self._log_advanced()  # Nobody waits for the commit of a message that is gone.
-        self._log.on_advance = None  # Nothing leads in a circle: the queue is freed at once.
+        self._let_go()
         return count
 
+    def _let_go(self) -> None:
+        """Nothing leads in a circle any more: the queue is freed at once."""
+        self._log.on_advance = None
+        if self._expiry is not None:
+            self._expiry.end()
+        if self._lease is not None:
+            self._lease.end()
+        self._expiry = self._lease = None
+
     def stat(self) -> QueueStat:
+        self._drop_expired()
         return QueueStat(
             self._ready.count(self._log.readable), self._unsettled, len(self._consumers)
         )
+
+
+def _least(one: int | None, other: int | None) -> int | None:
+    """The lower of two limits, as far as there are any."""
+    if one is None or other is None:
+        return one if other is None else other
+    return min(one, other)
 
 
 class ClassicQueues(QueueType):
@@ -237,6 +292,6 @@ class ClassicQueues(QueueType):
     def check(self, definition: QueueDefinition) -> None:
         check_declare(definition)
 
-    def open(self, definition: QueueDefinition, wake: Callable[[Queue], Any]) -> Queue:
+    def open(self, definition: QueueDefinition, keeper: Keeper) -> Queue:
         shift = crc32(definition.name.encode("utf-8", "surrogateescape"))
-        return ClassicQueue(definition, MemoryLog(shift), wake)
+        return ClassicQueue(definition, MemoryLog(shift), keeper)

@@ -7,12 +7,13 @@ many consumers share the messages in turn) with the messages at them.
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from enum import Enum
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import attrs
 
 from amqpbroker.definitions import QueueDefinition
 from amqpbroker.message import Batch, Origin
+from amqpbroker.world import Clock
 
 Answer = TypeVar("Answer")
 
@@ -81,6 +82,8 @@ class Consumer(ABC):
 
     no_ack: bool
     exclusive: bool
+    priority: int
+    """Whoever has a higher one is served first, as long as it has credit."""
 
     @property
     @abstractmethod
@@ -160,6 +163,10 @@ class Queue(Destination):
         """Remove a consumer; what it has not settled stays with it."""
 
     @abstractmethod
+    def touch(self) -> None:
+        """It was declared again: it is in use."""
+
+    @abstractmethod
     def get(self, no_ack: bool) -> Got | Pending[Got | None] | None:
         """The next message, None if there is none."""
 
@@ -176,6 +183,31 @@ class Queue(Destination):
         """Where it stands."""
 
 
+class Timer(Protocol):
+    """A call that will be made."""
+
+    def cancel(self) -> None:
+        """It need not be made any more."""
+
+
+class Keeper(ABC):
+    """Whoever keeps queues: what they may ask for.
+
+    They call ``wake`` when there may be something to dispatch.
+    """
+
+    wake: Callable[[Queue], Any]
+    clock: Clock
+
+    @abstractmethod
+    def call_at(self, when_s: float, call: Callable[[float], None]) -> Timer:
+        """Make ``call``, with the time, once the monotonic clock shows ``when_s``."""
+
+    @abstractmethod
+    def unused(self, queue: Queue) -> None:
+        """``queue`` was not used for as long as it may be: delete it."""
+
+
 class QueueType(ABC):
     """Makes queues of one kind."""
 
@@ -184,5 +216,5 @@ class QueueType(ABC):
         """Raise `PreconditionFailed` if a queue of this type cannot have its arguments."""
 
     @abstractmethod
-    def open(self, definition: QueueDefinition, wake: Callable[[Queue], Any]) -> Queue:
-        """A queue as defined. It calls ``wake`` when there may be something to dispatch."""
+    def open(self, definition: QueueDefinition, keeper: Keeper) -> Queue:
+        """A queue as defined."""

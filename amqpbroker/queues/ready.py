@@ -1,66 +1,304 @@
 """Which messages of a log wait for a consumer, and in which order.
 
-Fresh messages lie between a cursor and the log's readable mark. Requeued ones come back to their
-original position (RabbitMQ, Negative Acknowledgements): before all fresh ones, in the order of
-their indexes. They are kept as the runs in which they came back, in a heap by first index; where
-runs interleave, only as much of one is taken as lies before the next.
+Fresh messages lie in the order in which they came. Requeued ones come back to their original
+position (RabbitMQ, Negative Acknowledgements): before all fresh ones, in the order of their
+indexes. With priorities, each priority is such a line of its own, and the highest comes first.
+
+Everything is kept in runs, `range` objects, since that is how it is handed out. Neighbours that
+come back one by one are joined to a run again; runs that interleave, because several consumers had
+shared the messages in turn, are merged as far as is about to be taken.
 """
 
+from abc import ABC, abstractmethod
+from collections import deque
 from heapq import heappop, heappush
 
+from amqpbroker.message import Origin
+from amqpbroker.storage.log import Log
 
-class Ready:
+_STRIDE_MAX = 64
+"""Runs with a longer step are not made: nobody shares messages so widely."""
+
+
+class Ready(ABC):
     """The waiting messages of one log, by index."""
 
-    def __init__(self, start: int = 0) -> None:
-        self.cursor = start
-        self._returned: list[tuple[int, range]] = []
-        self._returned_count = 0
+    @abstractmethod
+    def add(self, start: int, stop: int, priority: int) -> None:
+        """Messages of one priority were appended to the log."""
 
+    @abstractmethod
     def count(self, readable: int) -> int:
-        """How many wait."""
-        return self._returned_count + readable - self.cursor
+        """How many wait, of those below ``readable``."""
 
+    @abstractmethod
+    def first(self, readable: int) -> int | None:
+        """The one that `take` would begin with, None if none waits."""
+
+    @abstractmethod
     def take(self, readable: int, limit: int) -> tuple[range, bool]:
-        """Up to ``limit`` (≥ 1) of the first, as one run.
+        """Up to ``limit`` (≥ 1) of the first, as one run; there is one.
 
         And whether they were delivered before.
         """
-        if not self._returned:
-            start = self.cursor
-            self.cursor = min(readable, start + limit)
-            return range(start, self.cursor), False
-        _, run = heappop(self._returned)
-        take = min(limit, len(run))
-        if self._returned:
-            before = self._returned[0][0]
-            take = min(take, -((run.start - before) // run.step))
-        if take < len(run):
-            self._push(run[take:])
-        self._returned_count -= take
-        return run[:take], True
 
+    @abstractmethod
     def put_back(self, run: range, redelivered: bool) -> None:
         """``run`` is the rest of what was just taken: nobody has seen it."""
-        if redelivered:
-            self.give_back(run)
-        else:
-            self.cursor = run.start
+
+    @abstractmethod
+    def give_back(self, run: range) -> None:
+        """``run`` was delivered, and waits again."""
+
+    @abstractmethod
+    def clear(self, readable: int) -> list[range]:
+        """Nothing below ``readable`` waits any more; the runs that did."""
+
+
+class Returned:
+    """Messages that were delivered and wait again: runs in a heap, by first index."""
+
+    def __init__(self) -> None:
+        self.returned = 0
+        self._heap: list[tuple[int, range]] = []
+        self._newest = range(0)  # Still growing, and not in the heap.
 
     def give_back(self, run: range) -> None:
         """``run`` was delivered, and waits again."""
-        self._push(run)
-        self._returned_count += len(run)
+        self.returned += len(run)
+        if self._newest:
+            joined = join(self._newest, run)
+            if joined is not None:
+                self._newest = joined
+                return
+            self._push(self._newest)
+        self._newest = run
 
     def _push(self, run: range) -> None:
-        heappush(self._returned, (run.start, run))
+        heappush(self._heap, (run.start, run))
+
+    def _lay_down(self) -> None:
+        """The newest run takes its place among the others."""
+        if self._newest:
+            self._push(self._newest)
+            self._newest = range(0)
+
+    def first_returned(self) -> int:
+        """The first; there is one."""
+        self._lay_down()
+        return self._heap[0][0]
+
+    def take_returned(self, limit: int) -> range:
+        """Up to ``limit`` of the first, as many as lie in one run; there is one."""
+        self._lay_down()
+        heap = self._heap
+        run = heappop(heap)[1]
+        part = run[:limit]
+        if heap and heap[0][0] < part[-1]:
+            return self._take_interleaved(run, part)
+        if len(part) < len(run):
+            self._push(run[limit:])
+        self.returned -= len(part)
+        return part
+
+    def _take_interleaved(self, run: range, part: range) -> range:
+        """Merge what lies between the messages of ``part``, and take the first run of all that."""
+        last = part[-1]
+        heap = self._heap
+        indexes = list(part)
+        rests = [run[len(part) :]]
+        while heap and heap[0][0] < last:
+            other = heappop(heap)[1]
+            before = (last - other.start) // other.step + 1
+            indexes += other[:before]
+            rests.append(other[before:])
+        indexes.sort()
+        first, *others = runs_of(indexes)
+        for rest in (first[len(part) :], *others, *rests):
+            if rest:
+                self._push(rest)
+        first = first[: len(part)]
+        self.returned -= len(first)
+        return first
+
+    def clear_returned(self) -> list[range]:
+        """Nothing waits any more; the runs that did, in order."""
+        self._lay_down()
+        runs = [run for _, run in sorted(self._heap, key=lambda item: item[0])]
+        self._heap.clear()
+        self.returned = 0
+        return runs
+
+
+class Line(Returned, Ready):
+    """All messages in one line: fresh ones lie between a cursor and the log's readable mark."""
+
+    def __init__(self, start: int = 0) -> None:
+        super().__init__()
+        self._cursor = start
+
+    def add(self, start: int, stop: int, priority: int) -> None:
+        """Nothing to note: they lie behind the cursor."""
+
+    def count(self, readable: int) -> int:
+        return self.returned + readable - self._cursor
+
+    def first(self, readable: int) -> int | None:
+        if self.returned:
+            return self.first_returned()
+        return self._cursor if self._cursor < readable else None
+
+    def take(self, readable: int, limit: int) -> tuple[range, bool]:
+        if self.returned:
+            return self.take_returned(limit), True
+        start = self._cursor
+        self._cursor = min(readable, start + limit)
+        return range(start, self._cursor), False
+
+    def put_back(self, run: range, redelivered: bool) -> None:
+        if redelivered:
+            self.give_back(run)
+        else:
+            self._cursor = run.start
 
     def clear(self, readable: int) -> list[range]:
-        """Nothing waits any more; the runs that did."""
-        runs = [run for _, run in sorted(self._returned, key=lambda item: item[0])]
-        if self.cursor < readable:
-            runs.append(range(self.cursor, readable))
-        self.cursor = readable
-        self._returned.clear()
-        self._returned_count = 0
+        runs = self.clear_returned()
+        if self._cursor < readable:
+            runs.append(range(self._cursor, readable))
+        self._cursor = readable
         return runs
+
+
+class _Level(Returned):
+    """The messages of one priority."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fresh: deque[range] = deque()
+
+
+class Priorities(Ready):
+    """A line for each priority up to ``highest``; higher ones count as that (RabbitMQ)."""
+
+    def __init__(self, log: Log, highest: int) -> None:
+        self._log = log
+        self._highest = highest
+        self._levels: dict[int, _Level] = {}
+        self._busy = 0
+        """A bit for each priority of which messages wait."""
+        self._count = 0
+        self._unreadable: deque[tuple[range, int]] = deque()
+
+    def add(self, start: int, stop: int, priority: int) -> None:
+        self._unreadable.append((range(start, stop), min(priority, self._highest)))
+
+    def _admit(self, readable: int) -> None:
+        """Line up what has become readable."""
+        unreadable = self._unreadable
+        while unreadable and unreadable[0][0].start < readable:
+            run, priority = unreadable.popleft()
+            if run.stop > readable:
+                unreadable.appendleft((range(readable, run.stop), priority))
+                run = range(run.start, readable)
+            fresh = self._level(priority, len(run)).fresh
+            joined = join(fresh[-1], run) if fresh else None
+            if joined is None:
+                fresh.append(run)
+            else:
+                fresh[-1] = joined
+
+    def _level(self, priority: int, more: int) -> _Level:
+        """The line of ``priority``, which has ``more`` from now on."""
+        self._busy |= 1 << priority
+        self._count += more
+        level = self._levels.get(priority)
+        if level is None:
+            level = self._levels[priority] = _Level()
+        return level
+
+    def count(self, readable: int) -> int:
+        self._admit(readable)
+        return self._count
+
+    def first(self, readable: int) -> int | None:
+        self._admit(readable)
+        if not self._count:
+            return None
+        level = self._levels[self._busy.bit_length() - 1]
+        return level.first_returned() if level.returned else level.fresh[0].start
+
+    def take(self, readable: int, limit: int) -> tuple[range, bool]:
+        self._admit(readable)
+        priority = self._busy.bit_length() - 1
+        level = self._levels[priority]
+        redelivered = level.returned > 0
+        if redelivered:
+            run = level.take_returned(limit)
+        else:
+            whole = level.fresh.popleft()
+            run = whole[:limit]
+            if len(run) < len(whole):
+                level.fresh.appendleft(whole[limit:])
+        self._count -= len(run)
+        if not level.returned and not level.fresh:
+            self._busy &= ~(1 << priority)
+        return run, redelivered
+
+    def put_back(self, run: range, redelivered: bool) -> None:
+        if redelivered:
+            self.give_back(run)
+            return
+        priority = self._priority(self._log.origins(run)[0])
+        self._level(priority, len(run)).fresh.appendleft(run)
+
+    def give_back(self, run: range) -> None:
+        while run:
+            origins = self._log.origins(run)
+            priority = self._priority(origins[0])
+            count = 1
+            while count < len(origins) and self._priority(origins[count]) == priority:
+                count += 1
+            self._level(priority, count).give_back(run[:count])
+            run = run[count:]
+
+    def _priority(self, origin: Origin) -> int:
+        return min(origin.traits.priority, self._highest)
+
+    def clear(self, readable: int) -> list[range]:
+        self._admit(readable)
+        runs: list[range] = []
+        for level in self._levels.values():
+            runs += level.clear_returned()
+            runs += level.fresh
+        self._levels.clear()
+        self._busy = self._count = 0
+        return runs
+
+
+def join(one: range, other: range) -> range | None:
+    """Two runs as one, if their indexes lie in one stride; neither is empty."""
+    if other.start < one.start:
+        one, other = other, one
+    step = other.start - one[-1]
+    if (
+        0 < step <= _STRIDE_MAX
+        and (len(one) == 1 or one.step == step)
+        and (len(other) == 1 or other.step == step)
+    ):
+        return range(one.start, other[-1] + 1, step)
+    return None
+
+
+def runs_of(indexes: list[int]) -> list[range]:
+    """Ascending indexes, at least one, as runs."""
+    first, last = indexes[0], indexes[-1]
+    if last - first == len(indexes) - 1:
+        return [range(first, last + 1)]
+    runs = [range(first, first + 1)]
+    for index in indexes[1:]:
+        joined = join(runs[-1], range(index, index + 1))
+        if joined is None:
+            runs.append(range(index, index + 1))
+        else:
+            runs[-1] = joined
+    return runs

@@ -52,6 +52,13 @@ class Log(ABC):
         """
 
     @abstractmethod
+    def origins(self, indexes: range) -> list[Origin]:
+        """Only the origins of the messages at ``indexes``; at least one, at most `CHUNK_MAX`.
+
+        For those who want to know about messages that nobody is given.
+        """
+
+    @abstractmethod
     def settle(self, indexes: range) -> None:
         """Forget messages: each of them is settled once, and cannot be read any more."""
 
@@ -166,6 +173,13 @@ class MemoryLog(Log):
             raws = raws[: len(here)]
         self._read_end = max(self._read_end, here[-1] + 1)
         return Batch(chunk.origins[_slice(here, chunk.base)], raws)
+
+    def origins(self, indexes: range) -> list[Origin]:
+        chunk = self._chunk_of(indexes[0])
+        here = _inside(indexes, chunk)
+        if len(chunk.origins) < chunk.count:  # Packed: they all have the same.
+            return chunk.origins * len(here)
+        return chunk.origins[_slice(here, chunk.base)]
 
     def settle(self, indexes: range) -> None:
         while indexes:

@@ -8,16 +8,22 @@ drives one (a seeded walk here, hypothesis in our own tests) needs no assertion 
 import random
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Iterable
 
 from amqpbroker.broker.turn import Turn
-from amqpbroker.definitions import QueueDefinition
+from amqpbroker.definitions import Arguments, QueueDefinition
 from amqpbroker.errors import AccessRefused
 from amqpbroker.message import Origin
-from amqpbroker.queues.queue import Consumer, Got, Outcome, Queue, QueueStat
+from amqpbroker.queues.queue import Consumer, Got, Keeper, Outcome, Queue, QueueStat
 from amqpbroker.storage.log import CHUNK_MAX, READ_BYTES_MAX, Log, MemoryLog
-from amqpbroker.testing.fakes import CreditPool, FakeConsumer, HeldLog, Taken, fake_origin
+from amqpbroker.testing.fakes import (
+    CreditPool,
+    FakeConsumer,
+    FakeKeeper,
+    HeldLog,
+    Taken,
+    fake_origin,
+)
 
 _WALKS = 20
 _STEPS = 60
@@ -345,14 +351,21 @@ class QueueContract(ABC):
     """The promises of `Queue`, for queues that answer at once and keep what is published."""
 
     @abstractmethod
-    def open(self, definition: QueueDefinition, log: Log, wake: Callable[[Queue], Any]) -> Queue:
+    def open(self, definition: QueueDefinition, log: Log, keeper: Keeper) -> Queue:
         """An empty queue over ``log``, which is empty too."""
 
-    def set_up(self, log: Log | None = None) -> tuple[Queue, Turn]:
+    def set_up(
+        self,
+        log: Log | None = None,
+        keeper: FakeKeeper | None = None,
+        arguments: Arguments | None = None,
+    ) -> tuple[Queue, Turn]:
         """A queue, and the turn that hands its messages out."""
-        turn = Turn()
+        keeper = keeper or FakeKeeper()
         log = MemoryLog() if log is None else log
-        return self.open(QueueDefinition("/", "q"), log, turn.wake), turn
+        return self.open(
+            QueueDefinition("/", "q", arguments=arguments or {}), log, keeper
+        ), keeper.turn
 
     def hand_out(self, turn: Turn) -> None:
         """Hand out all that can be."""

@@ -10,11 +10,13 @@ from typing import Any
 
 import attrs
 
+from amqpbroker.broker.deadlines import Deadline, Deadlines
+from amqpbroker.broker.turn import Turn
 from amqpbroker.definitions import QueueDefinition
 from amqpbroker.message import Batch, Origin, Traits
 from amqpbroker.protocol.content import encode_address
 from amqpbroker.queues.classic import ClassicQueue
-from amqpbroker.queues.queue import NO_LIMIT, Consumer, Got, Pending, Queue, QueueType
+from amqpbroker.queues.queue import NO_LIMIT, Consumer, Got, Keeper, Pending, Queue, QueueType
 from amqpbroker.storage.log import MemoryLog
 from amqpbroker.testing.sim_disk import SimDisk
 from amqpbroker.testing.trace import Trace
@@ -32,7 +34,7 @@ class FakeClock(Clock):
         return self.now_s
 
     def wall_ms(self) -> int:
-        return int(self.now_s * 1000)
+        return round(self.now_s * 1000)
 
     def advance(self, seconds: float) -> None:
         """Let time pass."""
@@ -52,10 +54,48 @@ def fake_world(seed: int = 0, clock: Clock | None = None) -> World:
     )
 
 
-def fake_origin(exchange: str = "", routing_key: str = "q", persistent: bool = False) -> Origin:
+def fake_origin(
+    exchange: str = "",
+    routing_key: str = "q",
+    persistent: bool = False,
+    priority: int = 0,
+    ttl_ms: int | None = None,
+) -> Origin:
     """An origin as a publisher on channel 1 has it."""
     address = encode_address(exchange, routing_key)
-    return Origin(exchange, routing_key, address, 1, 131072, Traits(persistent))
+    traits = Traits(persistent, priority=priority)
+    return Origin(exchange, routing_key, address, 1, 131072, traits, ttl_ms)
+
+
+class FakeKeeper(Keeper):
+    """Keeps queues: their time is a `FakeClock`'s, their turns are run by the test."""
+
+    def __init__(self) -> None:
+        self.clock: FakeClock = FakeClock()
+        self.turn = Turn()
+        self.deadlines = Deadlines()
+        self.wake = self.turn.wake
+        self.found_unused: list[Queue] = []
+
+    def call_at(self, when_s: float, call: Callable[[float], None]) -> Deadline:
+        return self.deadlines.at(when_s, call)
+
+    def unused(self, queue: Queue) -> None:
+        self.found_unused.append(queue)
+
+    def hand_out(self) -> None:
+        """Let the queues hand out all that they can."""
+        while self.turn.run():
+            pass
+
+    def advance(self, ms: int) -> None:
+        """Let time pass, and make the calls that are due meanwhile, each at its time."""
+        end_s = self.clock.now_s + ms / 1000
+        while (due_s := self.deadlines.next_s()) is not None and due_s <= end_s:
+            self.clock.now_s = max(self.clock.now_s, due_s)
+            self.deadlines.run(self.clock.now_s)
+            self.hand_out()
+        self.clock.now_s = end_s
 
 
 @attrs.define(eq=False)
@@ -86,9 +126,11 @@ class FakeConsumer(Consumer):
         no_ack: bool = False,
         exclusive: bool = False,
         pool: CreditPool | None = None,
+        priority: int = 0,
     ) -> None:
         self.no_ack = no_ack
         self.exclusive = exclusive
+        self.priority = priority
         self.taken: list[Taken] = []
         self.parked = False
         self.is_cancelled = False
@@ -162,8 +204,8 @@ class SlowQueue(ClassicQueue):
     What is asked is done at `answer`, and not at all after `refuse`.
     """
 
-    def __init__(self, definition: QueueDefinition, wake: Callable[[Queue], Any]) -> None:
-        super().__init__(definition, MemoryLog(), wake)
+    def __init__(self, definition: QueueDefinition, keeper: Keeper) -> None:
+        super().__init__(definition, MemoryLog(), keeper)
         self._asked: deque[tuple[Pending[Any], Callable[[], Any]]] = deque()
 
     @property
@@ -209,8 +251,8 @@ class SlowQueues(QueueType):
     def check(self, definition: QueueDefinition) -> None:
         """Accept whatever arguments there are."""
 
-    def open(self, definition: QueueDefinition, wake: Callable[[Queue], Any]) -> Queue:
-        queue = self.opened[definition.name] = SlowQueue(definition, wake)
+    def open(self, definition: QueueDefinition, keeper: Keeper) -> Queue:
+        queue = self.opened[definition.name] = SlowQueue(definition, keeper)
         return queue
 
 
@@ -223,6 +265,6 @@ class HeldQueues(QueueType):
     def check(self, definition: QueueDefinition) -> None:
         """Accept whatever arguments there are."""
 
-    def open(self, definition: QueueDefinition, wake: Callable[[Queue], Any]) -> Queue:
+    def open(self, definition: QueueDefinition, keeper: Keeper) -> Queue:
         log = self.logs[definition.name] = HeldLog()
-        return ClassicQueue(definition, log, wake)
+        return ClassicQueue(definition, log, keeper)

@@ -7,7 +7,7 @@ import pytest
 from amqpbroker.broker.confirms import ConfirmWindow
 from amqpbroker.definitions import QueueDefinition
 from amqpbroker.queues.classic import ClassicQueue
-from amqpbroker.testing.fakes import HeldLog, fake_origin
+from amqpbroker.testing.fakes import FakeKeeper, HeldLog, fake_origin
 
 
 class Publisher:
@@ -19,7 +19,7 @@ class Publisher:
         self.woken: dict[ConfirmWindow, None] = {}
         self.logs = [HeldLog() for _ in range(queues)]
         self.queues = [
-            ClassicQueue(QueueDefinition("/", f"q{i}"), log, lambda queue: None)
+            ClassicQueue(QueueDefinition("/", f"q{i}"), log, FakeKeeper())
             for i, log in enumerate(self.logs)
         ]
         self.window = ConfirmWindow(self.wake, self.account, self.ack)

@@ -10,7 +10,7 @@ from amqpbroker.broker.turn import WORK_MAX, Turn
 from amqpbroker.definitions import QueueDefinition, UserDefinition
 from amqpbroker.queues.classic import ClassicQueue
 from amqpbroker.storage.log import MemoryLog
-from amqpbroker.testing.fakes import FakeConsumer, fake_origin
+from amqpbroker.testing.fakes import FakeConsumer, FakeKeeper, fake_origin
 
 # -- deadlines ---------------------------------------------------------------------------------
 
@@ -113,22 +113,20 @@ def test_a_turn_confirms_before_it_speaks_and_each_once() -> None:
 
 
 def test_a_turn_ends_when_its_work_is_done_and_says_that_there_is_more() -> None:
-    turn = Turn()
+    keeper = FakeKeeper()
     consumers = [FakeConsumer(), FakeConsumer()]
-    queues = [
-        ClassicQueue(QueueDefinition("/", name), MemoryLog(), turn.wake) for name in ("a", "b")
-    ]
+    queues = [ClassicQueue(QueueDefinition("/", name), MemoryLog(), keeper) for name in ("a", "b")]
     for queue, consumer in zip(queues, consumers, strict=True):
         queue.publish(fake_origin(), [b""] * 2 * WORK_MAX)
         queue.consume(consumer)
 
-    more = turn.run()
+    more = keeper.turn.run()
 
     handed = [len(consumer.taken) for consumer in consumers]
     assert more
     assert sum(handed) <= WORK_MAX + 1024
     assert min(handed) > 0, "neither queue keeps the other from its turn"
-    while turn.run():
+    while keeper.turn.run():
         pass
     assert [len(consumer.taken) for consumer in consumers] == [2 * WORK_MAX] * 2
 

@@ -11,8 +11,9 @@ from amqpbroker.broker.unsettled import Delivered, Unsettled
 from amqpbroker.definitions import QueueDefinition
 from amqpbroker.queues.classic import ClassicQueue
 from amqpbroker.storage.log import MemoryLog
+from amqpbroker.testing.fakes import FakeKeeper
 
-QUEUE = ClassicQueue(QueueDefinition("/", "q"), MemoryLog(), lambda queue: None)
+QUEUE = ClassicQueue(QueueDefinition("/", "q"), MemoryLog(), FakeKeeper())
 
 
 def unsettled(*runs: range) -> Unsettled:

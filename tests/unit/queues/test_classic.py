@@ -1,8 +1,5 @@
 """The classic queue."""
 
-from collections.abc import Callable
-from typing import Any
-
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -10,29 +7,31 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from amqpbroker.definitions import QueueDefinition
 from amqpbroker.queues.classic import ClassicQueue, ClassicQueues
-from amqpbroker.queues.queue import Outcome, Queue
+from amqpbroker.queues.queue import Keeper, Outcome, Queue
 from amqpbroker.storage.log import Log, MemoryLog
 from amqpbroker.testing.contracts import QueueContract, QueueModel, numbered, runs_of
-from amqpbroker.testing.fakes import CreditPool, FakeConsumer, HeldLog, fake_origin
+from amqpbroker.testing.fakes import CreditPool, FakeConsumer, FakeKeeper, HeldLog, fake_origin
 
 
 class TestClassicQueue(QueueContract):
-    def open(self, definition: QueueDefinition, log: Log, wake: Callable[[Queue], Any]) -> Queue:
-        return ClassicQueue(definition, log, wake)
+    def open(self, definition: QueueDefinition, log: Log, keeper: Keeper) -> Queue:
+        return ClassicQueue(definition, log, keeper)
 
     def test_a_queue_over_a_log_that_goes_on_begins_at_its_end(self) -> None:
         log = MemoryLog()
         log.append(fake_origin(), numbered(3))
         log.settle(range(3))
 
-        queue = ClassicQueue(QueueDefinition("/", "q"), log, lambda queue: None)
+        queue = ClassicQueue(QueueDefinition("/", "q"), log, FakeKeeper())
 
         assert queue.stat().ready == 0
         assert queue.publish(fake_origin(), [b"later"]) == 4
 
     def test_nobody_is_woken_for_messages_without_a_taker(self) -> None:
         woken: list[Queue] = []
-        queue = ClassicQueue(QueueDefinition("/", "q"), MemoryLog(), woken.append)
+        keeper = FakeKeeper()
+        keeper.wake = woken.append
+        queue = ClassicQueue(QueueDefinition("/", "q"), MemoryLog(), keeper)
         consumer = FakeConsumer(credit=0)
         queue.consume(consumer)
         queue.publish(fake_origin(), numbered(1))
@@ -46,7 +45,7 @@ class TestClassicQueue(QueueContract):
 
     def test_asking_again_and_again_for_the_commit_gathers_nothing(self) -> None:
         log = HeldLog()
-        queue = ClassicQueue(QueueDefinition("/", "q"), log, lambda queue: None)
+        queue = ClassicQueue(QueueDefinition("/", "q"), log, FakeKeeper())
         queue.publish(fake_origin(), numbered(1))
         calls: list[int] = []
 
@@ -65,7 +64,7 @@ def test_queues_of_the_type_live_in_memory() -> None:
     definition = QueueDefinition("/", "q", arguments={"x-anything": 1})
     kind.check(definition)
 
-    queue = kind.open(definition, lambda queue: None)
+    queue = kind.open(definition, FakeKeeper())
 
     assert queue.definition is definition
     assert queue.publish(fake_origin(), numbered(2)) == queue.committed == 2
@@ -74,7 +73,7 @@ def test_queues_of_the_type_live_in_memory() -> None:
 class ClassicQueueMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
-        queue = ClassicQueue(QueueDefinition("/", "q"), MemoryLog(), lambda queue: None)
+        queue = ClassicQueue(QueueDefinition("/", "q"), MemoryLog(), FakeKeeper())
         self.model = QueueModel(queue)
         self.pool = CreditPool(3)
 

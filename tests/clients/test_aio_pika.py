@@ -1,13 +1,12 @@
 """aio-pika as the programs of others use it, on asyncio."""
 
 import asyncio
-import socket
-import threading
 from collections.abc import Awaitable, Callable
 
 import aio_pika
 import pytest
 
+from amqpbroker.testing.relay import Relay
 from amqpbroker.testing.thread import VHostForTest
 
 pytestmark = pytest.mark.slow
@@ -107,63 +106,9 @@ def test_an_rpc_is_answered(amqp_vhost: VHostForTest) -> None:
     run(scenario)
 
 
-class Cutter:
-    """A TCP relay to ``address`` that can cut every connection through it."""
-
-    def __init__(self, address: tuple[str, int]) -> None:
-        self._address = address
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self._listener.getsockname()[1]
-        self._socks: list[socket.socket] = []
-        self._threads = [threading.Thread(target=self._accept)]
-        self._threads[0].start()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                here, _ = self._listener.accept()
-            except OSError:
-                return
-            there = socket.create_connection(self._address)
-            self._socks += (here, there)
-            for source, target in ((here, there), (there, here)):
-                thread = threading.Thread(target=self._carry, args=(source, target))
-                self._threads.append(thread)
-                thread.start()
-
-    def _carry(self, source: socket.socket, target: socket.socket) -> None:
-        try:
-            while data := source.recv(65536):
-                target.sendall(data)
-        except OSError:
-            pass  # Cut.
-        self._shut(source)
-        self._shut(target)
-
-    def _shut(self, sock: socket.socket) -> None:
-        try:
-            sock.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass  # The other thread was first.
-
-    def cut(self) -> None:
-        for sock in list(self._socks):
-            self._shut(sock)
-
-    def close(self) -> None:
-        self._shut(self._listener)
-        self.cut()
-        for thread in list(self._threads):
-            thread.join()
-        for sock in (self._listener, *self._socks):
-            sock.close()
-
-
 def test_a_robust_connection_comes_back_with_its_consumers(amqp_vhost: VHostForTest) -> None:
-    relay = Cutter((amqp_vhost.host, amqp_vhost.port))
-    url = amqp_vhost.url.replace(f":{amqp_vhost.port}/", f":{relay.port}/")
-
-    async def scenario() -> None:
+    async def scenario(relay: Relay) -> None:
+        url = amqp_vhost.url.replace(f":{amqp_vhost.port}/", f":{relay.port}/")
         received: asyncio.Queue[bytes] = asyncio.Queue()
 
         async def take(message: aio_pika.abc.AbstractIncomingMessage) -> None:
@@ -186,7 +131,5 @@ def test_a_robust_connection_comes_back_with_its_consumers(amqp_vhost: VHostForT
             while await received.get() != b"after":
                 pass
 
-    try:
-        run(scenario)
-    finally:
-        relay.close()
+    with Relay(amqp_vhost.host, amqp_vhost.port) as relay:
+        run(lambda: scenario(relay))

@@ -30,13 +30,14 @@ from amqpbroker.protocol.events import (
     Open,
     Publish,
     SecretUpdated,
+    Worked,
 )
 from amqpbroker.queues.queue import Queue
 
 log = logging.getLogger(__name__)
 
 
-_OWN = (Login, Open, SecretUpdated, Closed)
+_OWN = (Worked, Login, Open, SecretUpdated, Closed)
 _OPEN_INDEX = commands.Connection.Open.index
 
 
@@ -137,6 +138,8 @@ class Session:
     def handle(self, event: Event) -> int:
         """Do what the peer asks; the work it was, in messages times destinations."""
         if isinstance(event, _OWN):
+            if isinstance(event, Worked):
+                return event.work
             index = _OPEN_INDEX if isinstance(event, Open) else 0
             self.guard(None, index, lambda: self._handle_own(event))
             return 1

@@ -38,7 +38,8 @@ from amqpbroker.errors import (
     UnexpectedFrame,
 )
 from amqpbroker.message import Traits
-from amqpbroker.protocol.content import PLAIN, merge_frames, read_properties
+from amqpbroker.protocol.assembly import Assembly
+from amqpbroker.protocol.content import PLAIN, read_properties
 from amqpbroker.protocol.events import (
     ChannelEvent,
     ChannelFault,
@@ -52,6 +53,7 @@ from amqpbroker.protocol.events import (
     PublishMethod,
     SecretUpdated,
     Settle,
+    Worked,
 )
 from amqpbroker.protocol.faults import cannot_decode, frame_error, unexpected_frame
 from amqpbroker.protocol.fields import read_shortstr
@@ -88,7 +90,13 @@ _HEADER_BYTES_MIN = 20
 _TAG_AND_BITS = struct.Struct(">QB")
 _TAG_BITS_END = struct.Struct(">QBB")
 _ACK_BYTES = 21
-_FRAMED_ANEW_BYTES_MIN = 64 * 1024
+_WHOLE_BODY_FRAMES_MAX = 64
+"""A body in more frames is taken frame by frame, and joined."""
+_SPENT_MAX = 256
+_FRAME_WORK = 2
+_BYTES_SPENT_MIN = 1024
+_BYTES_PER_WORK = 4
+"""Tables are counted by their octets, from so many on: a field has four at least, about."""
 _FRAME_HEAD_BYTES = 7
 _EXCHANGE_AT = 6
 """Where the arguments of basic.publish begin: behind its index and the reserved ticket."""
@@ -127,29 +135,11 @@ class State(Enum):
 
 
 @attrs.define(eq=False)
-class _Content:
-    """A message that arrives in pieces.
-
-    If its frames are mostly overhead, its body is framed anew when it is whole: an octet a frame
-    would be kept as nine.
-    """
-
-    method: PublishMethod
-    remaining: int = -1
-    """Octets of body still to come; -1 while the header is due."""
-    size: int = 0
-    """Octets of body in all."""
-    traits: Traits | None = None
-    raw: bytearray = attrs.Factory(bytearray)
-    """The content frames so far."""
-
-
-@attrs.define(eq=False)
 class _Channel:
     """What the protocol must know of an open channel."""
 
     closing: bool = False
-    content: _Content | None = None
+    content: Assembly | None = None
 
 
 class Connection:
@@ -177,6 +167,8 @@ class Connection:
         self._channels: dict[int, _Channel] = {}
         self._methods: dict[bytes, PublishMethod] = {}
         self._last_content = _NO_CONTENT
+        self._spent = 0
+        """Work that no event has told of yet."""
 
     # -- bytes in ------------------------------------------------------------------------------
 
@@ -195,6 +187,8 @@ class Connection:
     def next_event(self) -> Event | None:
         """What the peer did next; None when that needs more bytes.
 
+        The work between two events is bounded, but for what a single frame takes.
+
         Raises `HardError` for what ends the connection: pass it to `fail`.
         """
         if self.state is State.HEADER:
@@ -202,6 +196,9 @@ class Connection:
             if self.state is State.HEADER:
                 return None
         while self.state is not State.CLOSED and not self._lost:
+            if self._spent >= _SPENT_MAX:
+                work, self._spent = self._spent, 0
+                return Worked(work)
             data, start = self._data, self._position
             left = len(data) - start
             if left < _FRAME_HEAD_BYTES:
@@ -222,6 +219,7 @@ class Connection:
                 event = self._take_frame(kind, number, start, end)
             if event is not None:
                 return event
+            self._spent += _FRAME_WORK
         if self._position == len(self._data) or self.state is State.CLOSED or self._lost:
             self._data = b""  # Not a byte is kept for an idle connection.
             self._position = 0
@@ -403,6 +401,7 @@ class Connection:
                 raise cannot_decode(index, data[start + 7 : end - 1])
             return self._take_acks(number, start, end)
         method = decode_method(data[start + 7 : end - 1])
+        self._spend(end - start)
         match method:
             case commands.Basic.Nack(delivery_tag=int(tag)):
                 return Settle(number, index, tag, tag, method.multiple, method.requeue)
@@ -494,12 +493,13 @@ class Connection:
         method = self._methods.get(payload) or self._learn_method(payload)
         whole = self._whole_content(number, end)
         if whole is None:
-            channel.content = _Content(method)
+            channel.content = Assembly(method, self._payload_bytes_max)
             return None
         position, traits, body_start = whole
         raws = [data[end:position]]
         command = data[start:end]
         skip = end - start
+        run_max = RUN_MAX if self._spent < _SPENT_MAX else 1  # One large table at a time.
         while True:
             prefix = data[start:body_start]
             if prefix and data.startswith(prefix, position):
@@ -514,7 +514,7 @@ class Connection:
                     raws.append(data[position + skip : position + stride])
                     position += stride
             start = position
-            if len(raws) >= RUN_MAX or not data.startswith(command, start):
+            if len(raws) >= run_max or not data.startswith(command, start):
                 break
             try:
                 whole = self._whole_content(number, start + skip)
@@ -574,24 +574,30 @@ class Connection:
         ):
             return None
         traits = read_properties(data[start + _PROPERTIES_AT : end - 1])
+        if size >= _BYTES_SPENT_MIN:
+            self._spent += size // _BYTES_PER_WORK
         if not remaining:
             return end, traits, end
         stop, frames = self._whole_body(number, end, remaining)
         if not stop:
             return None
         if frames > 1:
+            self._spent += frames
             return stop, traits, 0
         body_start = end + _FRAME_HEAD_BYTES
         self._last_content = number, start, body_start, stop, traits
         return stop, traits, body_start
 
     def _whole_body(self, number: int, end: int, remaining: int) -> tuple[int, int]:
-        """Where the body at ``end`` itself ends, and its frames; 0 if it is not whole."""
+        """Where the body at ``end`` itself ends, and its frames.
+
+        0 if it is not whole, or in too many frames.
+        """
         data = self._data
         limit = len(data)
         frames = 0
         while remaining:
-            if end + FRAME_OVERHEAD_BYTES > limit:
+            if end + FRAME_OVERHEAD_BYTES > limit or frames == _WHOLE_BODY_FRAMES_MAX:
                 return 0, 0
             kind, channel, size = FRAME_HEADER.unpack_from(data, end)
             end += size + FRAME_OVERHEAD_BYTES
@@ -630,21 +636,17 @@ class Connection:
         else:
             if end - start == FRAME_OVERHEAD_BYTES:
                 return None  # Empty frames would gather without end.
-            content.remaining -= end - start - FRAME_OVERHEAD_BYTES
+            content.add_body(self._data, start, end)
             if content.remaining < 0:
                 raise FrameError("the body is longer than its header announced", PUBLISH_INDEX)
-        content.raw += self._data[start:end]
         if content.remaining:
             return None
         channel.content = None
         assert content.traits is not None
-        raw = bytes(content.raw)
-        if len(raw) > max(_FRAMED_ANEW_BYTES_MIN, 2 * content.size):
-            raw = merge_frames(raw, self.frame_max)
-        return Publish(number, content.method, content.traits, [raw])
+        return Publish(number, content.method, content.traits, [bytes(content.raw)])
 
     def _take_content_header(
-        self, content: _Content, kind: int, number: int, start: int, end: int
+        self, content: Assembly, kind: int, number: int, start: int, end: int
     ) -> ChannelFault | None:
         data = self._data
         if kind != HEADER:
@@ -666,9 +668,15 @@ class Connection:
                 ),
                 PUBLISH_INDEX,
             )
-        content.traits = read_properties(data[start + _PROPERTIES_AT : end - 1])
-        content.remaining = content.size = size
+        traits = read_properties(data[start + _PROPERTIES_AT : end - 1])
+        self._spend(end - start)
+        content.add_header(data[start:end], traits, size)
         return None
+
+    def _spend(self, size: int) -> None:
+        """Count octets that were decoded, if they may have been many fields."""
+        if size >= _BYTES_SPENT_MIN:
+            self._spent += size // _BYTES_PER_WORK
 
     # -- bytes out -----------------------------------------------------------------------------
 
@@ -748,7 +756,7 @@ def _check_agreed(name: str, value: int, least: int, most: int) -> None:
         )
 
 
-def _not_the_content_due(content: _Content) -> UnexpectedFrame:
+def _not_the_content_due(content: Assembly) -> UnexpectedFrame:
     """A frame that came where another part of a message is due."""
     due = "header for class 60" if content.remaining < 0 else "body"
     part = "header" if content.remaining < 0 else "body"

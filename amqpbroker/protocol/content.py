@@ -228,18 +228,6 @@ def encode_content(channel: int, block: bytes, body: bytes, frame_max: int) -> b
     return frame(HEADER, channel, header) + encode_body(channel, body, frame_max)
 
 
-def merge_frames(raw: bytes, frame_max: int) -> bytes:
-    """The content frames of ``raw`` with the body in as few frames as there can be."""
-    _, channel, size = FRAME_HEADER.unpack_from(raw)
-    start = head = size + FRAME_OVERHEAD_BYTES
-    body = bytearray()
-    while start < len(raw):
-        end = start + _SIZE.unpack_from(raw, start + 3)[0] + FRAME_OVERHEAD_BYTES
-        body += raw[start + 7 : end - 1]
-        start = end
-    return raw[:head] + encode_body(channel, body, frame_max)
-
-
 def encode_body(channel: int, body: bytes | bytearray, frame_max: int) -> bytes:
     """The body frames for ``body``: as few as there can be."""
     payload_max = frame_max - FRAME_OVERHEAD_BYTES

@@ -118,5 +118,15 @@ class Settle:
     requeue: bool
 
 
+@attrs.define(eq=False)
+class Worked:
+    """Nothing was done but ``work``, in messages: about a microsecond each.
+
+    Frames without a meaning of their own, and large tables, are so counted in a turn.
+    """
+
+    work: int
+
+
 ChannelEvent = ChannelOpened | ChannelFault | Method | Publish | Settle
-Event = Login | Open | SecretUpdated | Closed | ChannelEvent
+Event = Login | Open | SecretUpdated | Closed | Worked | ChannelEvent

@@ -46,6 +46,7 @@ _FIXED: dict[int, tuple[struct.Struct, Callable[[Any], Any] | None]] = {
     ord("d"): (struct.Struct(">d"), None),
     ord("T"): (struct.Struct(">Q"), _timestamp),
 }
+_VOID = ord("V")
 _SCALE_AND_NUMBER = struct.Struct(">Bi")
 
 
@@ -104,10 +105,31 @@ def read_fields(content: bytes) -> dict[str, Any]:
 def _read_fields(content: bytes, depth: int) -> dict[str, Any]:
     _check_depth(depth)
     table: dict[str, Any] = {}
-    position = 0
-    while position < len(content):
-        name, position = read_shortstr(content, position)
-        table[name], position = _read_value(content, position, depth)
+    position, end = 0, len(content)
+    fixed_types = _FIXED
+    while position < end:
+        start = position + 1
+        position = start + content[position]
+        if position >= end:
+            raise FrameError("cannot decode: a field has no value")
+        name = content[start:position].decode("utf-8", "surrogateescape")
+        kind = content[position]
+        if kind == _VOID:
+            table[name] = None
+            position += 1
+            continue
+        fixed = fixed_types.get(kind)
+        if fixed is None:
+            table[name], position = _read_value(content, position, depth)
+            continue
+        # The same as there, without the call: most fields of large tables are small.
+        form, convert = fixed
+        stop = position + 1 + form.size
+        if stop > end:
+            raise FrameError("cannot decode: a field's value is cut off")
+        value = form.unpack_from(content, position + 1)[0]
+        table[name] = value if convert is None else convert(value)
+        position = stop
     return table
 
 
@@ -127,11 +149,11 @@ def _check_depth(depth: int) -> None:
 
 
 def _read_value(data: bytes, position: int, depth: int) -> tuple[Any, int]:
-    """A type octet and the value behind it."""
-    if position >= len(data):
-        raise FrameError("cannot decode: a field has no value")
+    """The type octet at ``position``, which is there, and the value behind it."""
     kind = data[position]
     position += 1
+    if kind == _VOID:
+        return None, position
     fixed = _FIXED.get(kind)
     if fixed is not None:
         form, convert = fixed
@@ -155,8 +177,6 @@ def _read_value(data: bytes, position: int, depth: int) -> tuple[Any, int]:
             raise FrameError("cannot decode: a decimal is cut off")
         scale, number = _SCALE_AND_NUMBER.unpack_from(data, position)
         return Decimal(number).scaleb(-scale), stop
-    if kind in b"V\0":
-        return None, position
     raise FrameError(f"cannot decode: unknown field type {kind}")
 
 

@@ -29,6 +29,7 @@ from amqpbroker.protocol.events import (
     Method,
     Publish,
     Settle,
+    Worked,
 )
 from amqpbroker.protocol.frames import (
     BODY,
@@ -48,7 +49,8 @@ PUBLISH_INDEX = commands.Basic.Publish.index
 def take(connection: Connection, data: bytes, now_s: float = 0.0) -> list[Event]:
     """The events that ``data`` brings."""
     connection.receive(data, now_s)
-    return list(iter(connection.next_event, None))
+    events = iter(connection.next_event, None)
+    return [event for event in events if not isinstance(event, Worked)]
 
 
 def say(connection: Connection, method: Frame, channel: int = 1) -> list[Event]:

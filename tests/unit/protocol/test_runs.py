@@ -24,7 +24,7 @@ from amqpbroker.errors import (
 from amqpbroker.errors import UnexpectedFrame as Unexpected
 from amqpbroker.protocol.connection import RUN_MAX, Connection, Limits, State
 from amqpbroker.protocol.content import PERSISTENT, PLAIN, encode_content, read_properties
-from amqpbroker.protocol.events import ChannelFault, Event, Method, Publish, Settle
+from amqpbroker.protocol.events import ChannelFault, Event, Method, Publish, Settle, Worked
 from amqpbroker.protocol.frames import (
     BODY,
     CONTENT_HEADER,
@@ -108,7 +108,8 @@ def feed(connection: Connection, pieces: list[bytes]) -> list[Item]:
                 continue
             if event is None:
                 break
-            items += items_of(event)
+            if not isinstance(event, Worked):
+                items += items_of(event)
             if isinstance(event, ChannelFault):
                 connection.close_channel(event.channel, event.error, event.index)
     return items
@@ -345,7 +346,8 @@ def test_no_octet_of_a_predicted_message_goes_unseen(running: Running, at: int, 
 
 def take(connection: Connection, data: bytes) -> list[Event]:
     connection.receive(data, 0.0)
-    return list(iter(connection.next_event, None))
+    events = iter(connection.next_event, None)
+    return [event for event in events if not isinstance(event, Worked)]
 
 
 def joined(*messages: list[bytes]) -> bytes:

@@ -95,18 +95,18 @@ class Returned:
         run = heappop(heap)[1]
         part = run[:limit]
         if heap and heap[0][0] < part[-1]:
-            return self._take_interleaved(run, part)
+            return self._take_interleaved(run, limit)
         if len(part) < len(run):
             self._push(run[limit:])
         self.returned -= len(part)
         return part
 
-    def _take_interleaved(self, run: range, part: range) -> range:
-        """Merge what lies between the messages of ``part``, and take the first run of all that."""
-        last = part[-1]
+    def _take_interleaved(self, run: range, limit: int) -> range:
+        """Merge what lies between the first ``limit`` of ``run``, and take the first run of it."""
+        indexes = list(run[:limit])
+        rests = [run[limit:]]
+        last = indexes[-1]
         heap = self._heap
-        indexes = list(part)
-        rests = [run[len(part) :]]
         while heap and heap[0][0] < last:
             other = heappop(heap)[1]
             before = (last - other.start) // other.step + 1
@@ -114,10 +114,10 @@ class Returned:
             rests.append(other[before:])
         indexes.sort()
         first, *others = runs_of(indexes)
-        for rest in (first[len(part) :], *others, *rests):
+        for rest in (first[limit:], *others, *rests):
             if rest:
                 self._push(rest)
-        first = first[: len(part)]
+        first = first[:limit]
         self.returned -= len(first)
         return first
 

@@ -29,12 +29,14 @@ class FakeClock(Clock):
     """Time that stands still until the test moves it on."""
 
     now_s: float = 1000.0
+    wall_ahead_ms: int = 0
+    """The calendar's difference; a test that sets the clock of the machine changes it."""
 
     def monotonic_s(self) -> float:
         return self.now_s
 
     def wall_ms(self) -> int:
-        return round(self.now_s * 1000)
+        return round(self.now_s * 1000) + self.wall_ahead_ms
 
     def advance(self, seconds: float) -> None:
         """Let time pass."""
@@ -90,11 +92,10 @@ class FakeKeeper(Keeper):
 
     def advance(self, ms: int) -> None:
         """Let time pass, and make the calls that are due meanwhile, each at its time."""
-        end_s = self.clock.now_s + ms / 1000
+        end_s = round(self.clock.now_s + ms / 1000, 6)
         while (due_s := self.deadlines.next_s()) is not None and due_s <= end_s:
             self.clock.now_s = max(self.clock.now_s, due_s)
             self.deadlines.run(self.clock.now_s)
-            self.hand_out()
         self.clock.now_s = end_s
 
 

@@ -9,11 +9,14 @@ from amqpbroker.definitions import QueueDefinition
 from amqpbroker.queues.classic import ClassicQueue, ClassicQueues
 from amqpbroker.queues.queue import Keeper, Outcome, Queue
 from amqpbroker.storage.log import Log, MemoryLog
-from amqpbroker.testing.contracts import QueueContract, QueueModel, numbered, runs_of
 from amqpbroker.testing.fakes import CreditPool, FakeConsumer, FakeKeeper, HeldLog, fake_origin
+from amqpbroker.testing.log_contract import numbered
+from amqpbroker.testing.queue_contract import QueueContract
+from amqpbroker.testing.queue_model import runs_of
+from amqpbroker.testing.queue_time_contract import QueueTimeContract
 
 
-class TestClassicQueue(QueueContract):
+class TestClassicQueue(QueueContract, QueueTimeContract):
     def open(self, definition: QueueDefinition, log: Log, keeper: Keeper) -> Queue:
         return ClassicQueue(definition, log, keeper)
 
@@ -71,20 +74,34 @@ def test_queues_of_the_type_live_in_memory() -> None:
 
 
 class ClassicQueueMachine(RuleBasedStateMachine):
+    ttl_ms: int | None = None
+    highest = 0
+
     def __init__(self) -> None:
         super().__init__()
-        queue = ClassicQueue(QueueDefinition("/", "q"), MemoryLog(), FakeKeeper())
-        self.model = QueueModel(queue)
+        self.model = TestClassicQueue().modelled(self.ttl_ms, self.highest)
         self.pool = CreditPool(3)
 
     @rule(count=st.integers(1, 10))
     def publish(self, count: int) -> None:
         self.model.publish(count)
 
+    @rule(
+        count=st.integers(1, 10),
+        priority=st.integers(0, 5),
+        ttl_ms=st.one_of(st.none(), st.integers(0, 20)),
+    )
+    def publish_with_properties(self, count: int, priority: int, ttl_ms: int | None) -> None:
+        self.model.publish(count, priority, ttl_ms)
+
+    @rule(ms=st.integers(0, 20))
+    def advance(self, ms: int) -> None:
+        self.model.advance(ms)
+
     @precondition(lambda self: len(self.model.consumers) < 5)
-    @rule(credit=st.integers(0, 10), no_ack=st.booleans())
-    def consume(self, credit: int, no_ack: bool) -> None:
-        self.model.consume(FakeConsumer(credit, no_ack))
+    @rule(credit=st.integers(0, 10), no_ack=st.booleans(), priority=st.integers(0, 2))
+    def consume(self, credit: int, no_ack: bool, priority: int) -> None:
+        self.model.consume(FakeConsumer(credit, no_ack, priority=priority))
 
     @precondition(lambda self: len(self.model.consumers) < 5)
     @rule()
@@ -136,7 +153,12 @@ class ClassicQueueMachine(RuleBasedStateMachine):
         self.model.check()
 
 
+class ExpiringPriorityQueueMachine(ClassicQueueMachine):
+    ttl_ms = 15
+    highest = 3
+
+
 TestClassicQueueAgainstTheModel = pytest.mark.slow(ClassicQueueMachine.TestCase)
-TestClassicQueueAgainstTheModel.settings = settings(
-    max_examples=150, stateful_step_count=50, deadline=None
-)
+TestExpiringPriorityQueueAgainstTheModel = pytest.mark.slow(ExpiringPriorityQueueMachine.TestCase)
+for machine in (TestClassicQueueAgainstTheModel, TestExpiringPriorityQueueAgainstTheModel):
+    machine.settings = settings(max_examples=150, stateful_step_count=50, deadline=None)

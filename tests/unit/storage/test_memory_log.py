@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from amqpbroker.storage.log import CHUNK_MAX, READ_BYTES_MAX, Log, MemoryLog
-from amqpbroker.testing.contracts import LogContract, LogModel, numbered
 from amqpbroker.testing.fakes import fake_origin
+from amqpbroker.testing.log_contract import LogContract, LogModel, numbered
 
 counts = st.one_of(
     st.integers(1, 5), st.integers(CHUNK_MAX - 2, CHUNK_MAX + 2), st.just(2 * CHUNK_MAX + 1)

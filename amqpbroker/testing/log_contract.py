@@ -1,0 +1,230 @@
+"""What every `Log` keeps, as tests that any of them can run.
+
+A contract is a class of tests; a subclass says how the thing is opened, and pytest does the rest.
+The models stand beside: a thing together with the plainest code that says what it must do. Whoever
+drives one (a seeded walk here, hypothesis in our own tests) needs no assertion of his own.
+"""
+
+import random
+import weakref
+from abc import ABC, abstractmethod
+
+from amqpbroker.message import Origin
+from amqpbroker.storage.log import CHUNK_MAX, READ_BYTES_MAX, Log
+from amqpbroker.testing.fakes import fake_origin
+
+_WALKS = 20
+_STEPS = 60
+
+
+def numbered(count: int, start: int = 0) -> list[bytes]:
+    """Messages that can be told apart."""
+    return [b"message %d" % number for number in range(start, start + count)]
+
+
+# -- logs --------------------------------------------------------------------------------------
+
+
+class LogModel:
+    """A log, and a dict of the messages that it must hold."""
+
+    def __init__(self, log: Log) -> None:
+        self.log = log
+        self.messages: dict[int, tuple[Origin, bytes]] = {}
+
+    def append(self, origin: Origin, raws: list[bytes]) -> None:
+        """Append, and see that the end moved by as much."""
+        end = self.log.end
+        assert self.log.append(origin, raws) == self.log.end == end + len(raws)
+        self.messages.update((end + i, (origin, raw)) for i, raw in enumerate(raws))
+
+    def run_from(self, place: int, step: int, count: int) -> range:
+        """A run of readable messages: it begins at the ``place``-th, and has ``count`` at most."""
+        there = [index for index in self.messages if index < self.log.readable]
+        if not there:
+            return range(0)
+        first = there[place % len(there)]
+        stop = first + step
+        while stop in self.messages and stop < self.log.readable and stop < first + step * count:
+            stop += step
+        return range(first, stop, step)
+
+    def read(self, indexes: range) -> None:
+        """Read to the end of ``indexes``, in as many bites as the log makes of it."""
+        while indexes:
+            batch = self.log.read(indexes)
+            count = len(batch.raws)
+            assert 1 <= count <= min(len(indexes), CHUNK_MAX), (count, indexes)
+            assert sum(map(len, batch.raws[:-1])) <= READ_BYTES_MAX
+            got = list(zip(batch.origins, batch.raws, strict=True))
+            assert got == [self.messages[index] for index in indexes[:count]], indexes
+            indexes = indexes[count:]
+
+    def origins(self, indexes: range) -> None:
+        """Read only the origins, to the end of ``indexes``."""
+        while indexes:
+            origins = self.log.origins(indexes)
+            assert 1 <= len(origins) <= min(len(indexes), CHUNK_MAX)
+            here = indexes[: len(origins)]
+            assert origins == [self.messages[index][0] for index in here], indexes
+            indexes = indexes[len(origins) :]
+
+    def settle(self, indexes: range) -> None:
+        """Settle a run that is there."""
+        self.log.settle(indexes)
+        for index in indexes:
+            del self.messages[index]
+
+
+class LogContract(ABC):
+    """The promises of `Log`."""
+
+    @abstractmethod
+    def open(self) -> Log:
+        """An empty log."""
+
+    def catch_up(self, log: Log) -> None:  # noqa: B027 - nothing to do for a log in memory
+        """Have the log do what its marks need to come to its end."""
+
+    def filled(self, raws: list[bytes]) -> Log:
+        """A log with ``raws``, all readable."""
+        log = self.open()
+        log.append(fake_origin(), raws)
+        self.catch_up(log)
+        return log
+
+    def test_a_new_log_is_empty(self) -> None:
+        log = self.open()
+
+        assert log.end == log.readable == log.committed == 0
+
+    def test_append_gives_the_new_end(self) -> None:
+        log = self.open()
+
+        assert log.append(fake_origin(), numbered(3)) == 3
+        assert log.append(fake_origin(), numbered(1)) == 4
+        assert log.end == 4
+
+    def test_the_marks_come_to_the_end(self) -> None:
+        log = self.filled(numbered(3))
+
+        assert log.readable == log.committed == 3
+
+    def test_a_message_keeps_its_origin_and_its_octets(self) -> None:
+        log = self.open()
+        origins = [fake_origin(routing_key=key) for key in ("a", "b")]
+        log.append(origins[0], [b"one"])
+        log.append(origins[1], [b"", b"three"])
+        self.catch_up(log)
+
+        batch = log.read(range(3))
+
+        assert batch.raws == [b"one", b"", b"three"]
+        assert [origin.routing_key for origin in batch.origins] == ["a", "b", "b"]
+
+    def test_origins_are_told_without_the_messages(self) -> None:
+        model = LogModel(self.open())
+        for key, count in (("a", 3), ("b", 2 * CHUNK_MAX), ("c", 1)):
+            model.append(fake_origin(routing_key=key), numbered(count))
+        self.catch_up(model.log)
+
+        model.origins(range(model.log.end))
+        model.origins(range(1, model.log.end, 7))
+
+    def test_a_run_with_a_step_is_read_as_such(self) -> None:
+        raws = numbered(10)
+        log = self.filled(raws)
+
+        assert log.read(range(1, 10, 4)).raws == raws[1::4]
+
+    def test_reading_changes_nothing(self) -> None:
+        raws = numbered(10)
+        log = self.filled(raws)
+
+        assert log.read(range(3, 6)).raws == log.read(range(3, 6)).raws == raws[3:6]
+
+    def test_what_lies_far_back_is_read_as_it_was(self) -> None:
+        raws = numbered(5 * CHUNK_MAX + 7)
+        model = LogModel(self.open())
+        model.append(fake_origin(), raws)
+        self.catch_up(model.log)
+
+        model.read(range(len(raws)))
+        model.read(range(2, len(raws), 3))
+
+    def test_runs_appended_around_a_border_lie_in_order(self) -> None:
+        for before in (CHUNK_MAX - 2, CHUNK_MAX - 1, CHUNK_MAX, CHUNK_MAX + 1):
+            for count in (1, 2, CHUNK_MAX, CHUNK_MAX + 1, 2 * CHUNK_MAX):
+                model = LogModel(self.open())
+                model.append(fake_origin(), numbered(before))
+                model.append(fake_origin(), numbered(count, before))
+                model.append(fake_origin(), [b"the last"])
+                self.catch_up(model.log)
+
+                model.read(range(before + count + 1))
+
+    def test_a_read_ends_where_it_has_its_fill(self) -> None:
+        log = self.filled([b"x" * (READ_BYTES_MAX // 4)] * 10)
+
+        raws = log.read(range(10)).raws
+
+        assert 1 <= len(raws) <= 5
+
+    def test_a_message_larger_than_a_read_is_read_alone(self) -> None:
+        log = self.filled([b"x" * (READ_BYTES_MAX + 1), b"small"])
+
+        assert [len(raw) for raw in log.read(range(2)).raws] == [READ_BYTES_MAX + 1]
+
+    def test_what_is_left_between_settled_messages_is_read(self) -> None:
+        raws = numbered(3 * CHUNK_MAX)
+        log = self.filled(raws)
+        for step in (range(0, len(raws), 3), range(1, len(raws), 3)):
+            log.settle(step)
+
+        indexes = range(2, len(raws), 3)
+        read: list[bytes] = []
+        while indexes:
+            bite = log.read(indexes).raws
+            read += bite
+            indexes = indexes[len(bite) :]
+
+        assert read == raws[2::3]
+
+    def test_indexes_go_on_when_all_is_settled(self) -> None:
+        log = self.filled(numbered(10))
+        log.settle(range(10))
+
+        assert log.append(fake_origin(), [b"later"]) == 11
+        self.catch_up(log)
+        assert log.read(range(10, 11)).raws == [b"later"]
+
+    def test_nothing_is_kept_of_messages_that_are_settled(self) -> None:
+        log = self.open()
+        origin = fake_origin()
+        log.append(origin, numbered(3 * CHUNK_MAX + 10))
+        self.catch_up(log)
+        log.read(range(10))
+        kept = weakref.ref(origin)
+        del origin
+
+        log.settle(range(0, log.end, 2))
+        log.settle(range(1, log.end, 2))
+
+        assert kept() is None
+
+    def test_a_log_agrees_with_the_model_on_random_walks(self) -> None:
+        for seed in range(_WALKS):
+            rng = random.Random(seed)
+            model = LogModel(self.open())
+            for _ in range(_STEPS):
+                run = model.run_from(rng.randrange(1 << 16), rng.randint(1, 3), rng.randint(1, 999))
+                match rng.randrange(4):
+                    case 0:
+                        model.append(fake_origin(), numbered(rng.choice((1, 2, 700))))
+                        self.catch_up(model.log)
+                    case 1:
+                        model.read(run)
+                    case 2:
+                        model.origins(run)
+                    case _:
+                        model.settle(run)

@@ -1,0 +1,180 @@
+"""A queue together with the plainest code that says what it must do.
+
+Whoever drives it (a seeded walk in the contract, hypothesis in our own tests) needs no assertion of
+his own.
+"""
+
+from collections.abc import Iterable
+
+from amqpbroker.queues.queue import Got, Outcome, Queue, QueueStat
+from amqpbroker.testing.fakes import FakeConsumer, FakeKeeper, Taken, fake_origin
+from amqpbroker.testing.log_contract import numbered
+
+
+class QueueModel:
+    """A queue with consumers, and the lists that say what must become of its messages.
+
+    Waiting messages lie in the order of their priorities, then of their indexes, whatever became of
+    them before. Who is first and over its time is gone. A consumer may be given any of the first
+    that wait, as many as all credit together reaches for. The queue has the arguments
+    ``x-message-ttl`` and ``x-max-priority`` as ``ttl_ms`` and ``highest`` say.
+    """
+
+    def __init__(
+        self, queue: Queue, keeper: FakeKeeper, ttl_ms: int | None = None, highest: int = 0
+    ) -> None:
+        self.queue = queue
+        self.consumers: list[FakeConsumer] = []
+        self.waiting: list[int] = []
+        self.held: dict[FakeConsumer, list[int]] = {}
+        self.got: list[int] = []
+        """Messages that were asked for, and not settled."""
+        self._keeper = keeper
+        self._ttl_ms = ttl_ms
+        self._highest = highest
+        self._raws: dict[int, bytes] = {}
+        self._ranks: dict[int, tuple[int, int]] = {}
+        self._ends_ms: dict[int, int] = {}
+        self._seen: set[int] = set()
+        self._end = 0
+
+    def publish(self, count: int, priority: int = 0, ttl_ms: int | None = None) -> None:
+        """Publish messages."""
+        self._expire()
+        was_empty = not self.waiting
+        before = self._taken()
+        raws = numbered(count, self._end)
+        end = self.queue.publish(fake_origin(priority=priority, ttl_ms=ttl_ms), raws)
+        assert end == self._end + count
+        new = range(self._end, end)
+        self._end = end
+        self._raws.update(zip(new, raws, strict=True))
+        self._ranks.update((index, (-min(priority, self._highest), index)) for index in new)
+        self._wait(new)
+        times_ms = [ms for ms in (ttl_ms, self._ttl_ms) if ms is not None]
+        if times_ms:
+            if was_empty:  # Whoever has waited is given them before their time is looked at.
+                self._hand_out(before, count, self._credit(before))
+            ends_ms = self._keeper.clock.wall_ms() + min(times_ms)
+            self._ends_ms.update((index, ends_ms) for index in new)
+        self._expire()
+
+    def _wait(self, indexes: Iterable[int]) -> None:
+        self.waiting = sorted([*self.waiting, *indexes], key=self._ranks.__getitem__)
+
+    def _expire(self) -> None:
+        """Who is first and over its time is gone."""
+        now_ms = self._keeper.clock.wall_ms()
+        while self.waiting and self._ends_ms.get(self.waiting[0], now_ms + 1) <= now_ms:
+            self.waiting.pop(0)
+
+    def consume(self, consumer: FakeConsumer) -> None:
+        """Add a consumer."""
+        self.consumers.append(consumer)
+        self.held[consumer] = []
+        self.queue.consume(consumer)
+
+    def cancel(self, consumer: FakeConsumer) -> None:
+        """Remove a consumer; it may go on settling what it has."""
+        self.consumers.remove(consumer)
+        self.queue.cancel(consumer)
+
+    def give(self, consumer: FakeConsumer, credit: int) -> None:
+        """Let a consumer have more; those who share its credit are told too."""
+        consumer.give(self.queue, credit)
+        for other in self.consumers:
+            other.give(self.queue, 0)
+
+    def advance(self, ms: int) -> None:
+        """Let time pass."""
+        self._keeper.advance(ms)
+        self._expire()
+
+    def _taken(self) -> dict[FakeConsumer, int]:
+        return {consumer: len(consumer.taken) for consumer in self.consumers}
+
+    def _credit(self, before: dict[FakeConsumer, int]) -> int:
+        """The credit that there was when consumers had taken as many as they had ``before``."""
+        purses: dict[int, int] = {}
+        for consumer in self.consumers:
+            purse = id(consumer._purse)
+            taken = len(consumer.taken) - before[consumer]
+            purses[purse] = purses.get(purse, consumer.credit) + taken
+        return sum(purses.values())
+
+    def dispatch(self, limit: int) -> None:
+        """Hand out: the first that wait, as many as there is credit for, each to one consumer."""
+        before = self._taken()
+        handed = self.queue.dispatch(limit)
+        assert handed == self._hand_out(before, limit, self._credit(before))
+
+    def _hand_out(self, before: dict[FakeConsumer, int], limit: int, credit: int) -> int:
+        """See that the consumers were given what is due; how many it were."""
+        due: list[int] = []
+        self._expire()
+        while self.waiting and len(due) < min(limit, credit):
+            due.append(self.waiting.pop(0))
+            self._expire()
+        handed: list[int] = []
+        for consumer in self.consumers:
+            new = consumer.taken[before[consumer] :]
+            places = [due.index(taken.index) for taken in new]
+            assert places == sorted(places), (places, due)
+            for taken in new:
+                self._check(taken)
+            handed += (taken.index for taken in new)
+            if not consumer.no_ack:
+                self.held[consumer] += (taken.index for taken in new)
+        assert sorted(handed) == sorted(due), (handed, due)
+        return len(due)
+
+    def _check(self, taken: Taken | Got) -> None:
+        assert taken.raw == self._raws[taken.index]
+        assert taken.redelivered == (taken.index in self._seen), taken
+        self._seen.add(taken.index)
+
+    def get(self, no_ack: bool) -> None:
+        """Ask for one: it is the first."""
+        self._expire()
+        got = self.queue.get(no_ack)
+        assert (got is None) == (not self.waiting)
+        if got is not None:
+            assert isinstance(got, Got)
+            assert got.index == self.waiting.pop(0)
+            self._expire()
+            assert got.ready == len(self.waiting)
+            self._check(got)
+            if not no_ack:
+                self.got.append(got.index)
+
+    def settle(self, holder: list[int], indexes: range, outcome: Outcome) -> None:
+        """Settle what a consumer holds, or what was asked for."""
+        self.queue.settle(indexes, outcome)
+        for index in indexes:
+            holder.remove(index)
+        if outcome is Outcome.REQUEUE:
+            self._wait(indexes)
+            self._expire()
+
+    def purge(self) -> None:
+        """Drop what waits, and nothing else."""
+        self._expire()
+        assert self.queue.purge() == len(self.waiting)
+        self.waiting = []
+
+    def check(self) -> None:
+        """What the queue says of itself."""
+        self._expire()
+        unsettled = len(self.got) + sum(map(len, self.held.values()))
+        assert self.queue.stat() == QueueStat(len(self.waiting), unsettled, len(self.consumers))
+
+
+def runs_of(indexes: Iterable[int]) -> list[range]:
+    """Indexes as runs of neighbours."""
+    runs: list[range] = []
+    for index in sorted(indexes):
+        if runs and runs[-1].stop == index:
+            runs[-1] = range(runs[-1].start, index + 1)
+        else:
+            runs.append(range(index, index + 1))
+    return runs

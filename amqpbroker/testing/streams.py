@@ -25,6 +25,7 @@ from amqpbroker.protocol.frames import (
     METHOD,
     METHOD_INDEX,
     PROTOCOL_HEADER,
+    AccessRequest,
     encode_method,
     frame,
 )
@@ -70,7 +71,11 @@ CHANNELS = (1, 2, 3)
 _POOL = 400
 """Items that are drawn in advance for each channel: drawing them each time would cost too much."""
 
-_QUEUES = ("", "q0", "q0", "q0", "q1", "q1", "q2", "neighbour", "amq.no", "ü" * 127, "n" * 255)
+_REPLY_TO = "amq.rabbitmq.reply-to"
+_QUEUES = (
+    *("", "q0", "q0", "q0", "q1", "q1", "q2", "neighbour", "amq.no", "ü" * 127, "n" * 255),
+    *(_REPLY_TO, _REPLY_TO, f"{_REPLY_TO}.nobody"),
+)
 _EXCHANGES = (
     *("", "x0", "x0", "x1", "amq.direct", "amq.fanout", "amq.topic", "amq.headers"),
     *("amq.rabbitmq.trace", "missing", "x" * 255),
@@ -78,13 +83,30 @@ _EXCHANGES = (
 _KEYS = ("", "q0", "q0", "q1", "q2", "a.b", "a.*", "#", "#.b.#", "*.*.*", "." * 255, "k" * 255)
 _TAGS = ("", "c0", "c1", "c1", "t" * 255)
 _TYPES = ("direct", "fanout", "topic", "headers", "x-none", "")
-_ARGUMENTS = ("x-match", "x-queue-type", "x-expires", "x-max-length", "x-priority", "a", "")
+_ARGUMENTS = (
+    *("x-match", "x-queue-type", "x-expires", "x-max-length", "x-priority", "a", ""),
+    *("x-message-ttl", "x-max-priority", "alternate-exchange", "CC", "BCC", "x-death"),
+)
 _TEXTS = (b"all", b"any", b"classic", b"quorum", b"1", b"", b"\xff\xfe", "ü".encode(), b"s" * 300)
 _TABLES = (
     b"\7x-matchS\0\0\0\3any\1aS\0\0\0\3any",
     b"\7x-matchS\0\0\0\3all\1aS\0\0\0\3any\1bV",
     b"\x0cx-queue-typeS\0\0\0\7classic",
+    b"\x12alternate-exchangeS\0\0\0\2x0",
+    b"\x12alternate-exchangeS\0\0\0\2x1",
+    b"\x0ex-max-priorityb\5",
+    b"\x0ax-priorityb\1",
+    b"\x0dx-message-ttlI\0\0\1\0",
 )
+_MORE_KEYS = (
+    b"\2CCA\0\0\0\x0eS\0\0\0\2q0S\0\0\0\2q1",
+    b"\3BCCA\0\0\0\7S\0\0\0\2q1",
+    b"\1at\1\3BCCA\0\0\0\7S\0\0\0\2q2\2CCA\0\0\0\7S\0\0\0\2q0",
+    b"\3BCCA\0\0\0\2t\1",
+    b"\2CCS\0\0\0\2q0",
+    b"\2CCA\0\0\0\0",
+)
+"""Headers with routing keys for the copies of a message, well made and not."""
 _NUMBERS = (0, 0, 1, 1, 2, 3, 4, 9, 127, 255)
 _EXTREMES = (0x7F, 0x80, 0xFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF, 1 << 63, (1 << 64) - 1)
 
@@ -98,9 +120,11 @@ _LIKELY: tuple[type[Frame], ...] = (
     *(commands.Exchange.Declare, commands.Queue.Delete, commands.Confirm.Select) * 2,
     *(commands.Basic.Cancel, commands.Basic.Recover, commands.Basic.RecoverAsync),
     *(commands.Queue.Purge, commands.Queue.Unbind, commands.Exchange.Delete),
-    *(commands.Channel.Close, commands.Channel.Open, commands.Channel.CloseOk),
+    *(commands.Exchange.Bind, commands.Exchange.Bind, commands.Exchange.Unbind),
+    *(commands.Tx.Select, commands.Tx.Commit, commands.Tx.Commit, commands.Tx.Rollback),
+    *(commands.Channel.Close, commands.Channel.Open, commands.Channel.CloseOk, AccessRequest),
 )
-_ALL: tuple[type[Frame], ...] = tuple(commands.INDEX_MAPPING.values())
+_ALL: tuple[type[Frame], ...] = (*commands.INDEX_MAPPING.values(), AccessRequest)
 
 _BIT_CHANCE = {"nowait": 0.1, "passive": 0.2, "immediate": 0.02, "internal": 0.1, "active": 0.9}
 _WORDS = {
@@ -112,6 +136,13 @@ _WORDS = {
     "consumer_tag": _TAGS,
     "exchange_type": _TYPES,
 }
+_ANY_PROPERTY = ("", "1", "1000", "text", "s" * 255)
+_PROPERTIES = {
+    6: (_REPLY_TO, _REPLY_TO, f"{_REPLY_TO}.nobody", "q0", ""),
+    7: ("0", "1", "1000", "1000000", "", "-1", "1x", "9" * 30),
+    11: ("guest", "guest", "guest", "nobody", ""),
+}
+"""Reply-to, expiration and user-id, by their place in the property list."""
 _FORMS = {"octet": "B", "short": "H", "long": "I", "longlong": "Q"}
 
 _FIXED_FIELDS = {
@@ -119,6 +150,17 @@ _FIXED_FIELDS = {
     b"d": 8, b"T": 8, b"D": 5, b"V": 0,
 }  # fmt: skip
 _FIELD_TYPES = (*_FIXED_FIELDS, *(b"S",) * 6, b"x", b"F", b"A")
+
+
+def _properties(**properties: Any) -> bytes:
+    return commands.Basic.Properties(**properties).marshal()
+
+
+_ORDERLY_BLOCKS = (
+    _properties(headers={"CC": ["pulled"], "BCC": ["pushed"], "a": 1}, priority=4),
+    _properties(headers={"BCC": ["a.c"]}, delivery_mode=2),
+    _properties(expiration="1000000", user_id="guest"),
+)
 
 
 # -- fields ------------------------------------------------------------------------------------
@@ -205,13 +247,16 @@ def _block(rng: random.Random) -> bytes:
             continue
         flags |= 0x8000 >> i
         if i == 2:
-            pieces.append(_argument(rng, "headers", "table"))
+            more = rng.random() < 0.5
+            pieces.append(
+                _long(rng.choice(_MORE_KEYS)) if more else _argument(rng, "headers", "table")
+            )
         elif i in (3, 4):
             pieces.append(bytes((rng.choice(_NUMBERS),)))
         elif i == 9:
             pieces.append(rng.randbytes(8))
         else:
-            pieces.append(write_shortstr(rng.choice(("", "1", "1000", "text", "s" * 255))))
+            pieces.append(write_shortstr(rng.choice(_PROPERTIES.get(i, _ANY_PROPERTY))))
     return struct.pack(">H", flags) + b"".join(pieces)
 
 
@@ -381,6 +426,9 @@ class Streams:
         for _ in range(rng.randrange(2, 40)):
             channel = rng.choice(channels)
             frames += rng.choice(self._pools[channel])
+            if rng.random() < 0.01:
+                secret = commands.Connection.UpdateSecret("new", "the old one expires")
+                frames.append(encode_method(0, secret))
             if rng.random() < 0.06:
                 # The channel may have been closed by now: this gives its number a new life.
                 frames.append(encode_method(channel, commands.Channel.CloseOk()))
@@ -430,7 +478,8 @@ class Streams:
                 )
                 publish = commands.Basic.Publish(0, exchange, key, mandatory=rng.random() < 0.5)
                 body = rng.randbytes(rng.choice((0, 3, 3, 5000)))
-                content = encode_content(publishing, b"\0\0", body, rng.choice((4096, 131072)))
+                block = rng.choice((b"\0\0", b"\0\0", *_ORDERLY_BLOCKS))
+                content = encode_content(publishing, block, body, rng.choice((4096, 131072)))
                 frames += [encode_method(publishing, publish) + content] * rng.choice((1, 1, 3))
             elif act < 6:
                 say(getting, commands.Basic.Get(queue="pulled", no_ack=True))

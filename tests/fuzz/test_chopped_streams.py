@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from pamqp import commands
 
 from amqpbroker.broker.broker import Broker
+from amqpbroker.protocol.frames import BODY
 from amqpbroker.testing.peer import Peer
 from amqpbroker.testing.streams import Streams, split_frames
 from amqpbroker.world import real_world
@@ -23,7 +24,8 @@ streams = Streams(0)
 def answers(pieces: list[bytes]) -> tuple[dict[int, list[Any]], set[int]]:
     """What the broker says on each channel, in order; and which publishes it confirms.
 
-    How many confirms it tells at once depends on the pieces, and when, and may.
+    How many confirms it tells at once depends on the pieces, and when, and may; so does in how many
+    frames a body goes out.
     """
     broker = Broker(real_world())
     broker.boot("guest", "guest")
@@ -37,8 +39,11 @@ def answers(pieces: list[bytes]) -> tuple[dict[int, list[Any]], set[int]]:
             tag, multiple = struct.unpack(">QB", payload[4:])
             first = max(confirmed, default=0) + 1 if multiple else tag
             confirmed.update(range(first, tag + 1))
-        else:
-            said.setdefault(channel, []).append((kind, payload))
+            continue
+        before = said.setdefault(channel, [])
+        if kind == BODY and before[-1][0] == BODY:
+            payload = before.pop()[1] + payload
+        before.append((kind, payload))
     return said, confirmed
 
 

@@ -138,6 +138,9 @@ class Arena:
         for name, exchange in list(vhost.router.exchanges.items()):
             if name not in PREDECLARED:
                 broker.apply(delete(exchange.definition))
+            for binding in list(exchange.bindings.values()):
+                assert binding.destination_type == "exchange", binding
+                broker.apply(delete(binding))
             assert not exchange.bindings, exchange.definition
         assert vhost.queues.keys() == {"neighbour", neighbour.queue}
         assert vhost.router.exchanges.keys() == PREDECLARED

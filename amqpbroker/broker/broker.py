@@ -24,7 +24,7 @@ from amqpbroker.definitions import (
     put,
 )
 from amqpbroker.errors import ConnectionForced, HardError
-from amqpbroker.protocol.connection import Limits
+from amqpbroker.protocol.connection import WireLimits
 from amqpbroker.queues.classic import ClassicQueues
 from amqpbroker.queues.queue import QueueType
 from amqpbroker.routing.router import predeclared
@@ -43,7 +43,7 @@ class BrokerLimits:
     Past a limit the peer waits or gets the right AMQP error, and nobody else is disturbed.
     """
 
-    wire: Limits = attrs.Factory(Limits)
+    wire: WireLimits = attrs.Factory(WireLimits)
     connections_max: int = 20_000
     consumers_per_channel_max: int = 10_000
     queues_per_vhost_max: int = 1_000_000

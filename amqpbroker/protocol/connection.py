@@ -110,7 +110,7 @@ _NO_CONTENT = (0, 0, 0, 0, PLAIN)
 
 
 @attrs.frozen
-class Limits:
+class WireLimits:
     """What the broker offers a peer, and what it takes from it at most."""
 
     frame_max: int = 131072
@@ -149,7 +149,7 @@ class Connection:
     monotonic clock, as everywhere here.
     """
 
-    def __init__(self, limits: Limits, server_properties: dict[str, Any], now_s: float) -> None:
+    def __init__(self, limits: WireLimits, server_properties: dict[str, Any], now_s: float) -> None:
         self.limits = limits
         self.state = State.HEADER
         self.frame_max = limits.frame_max_before_tune

@@ -19,8 +19,8 @@ from amqpbroker.world import Stream
 
 log = logging.getLogger(__name__)
 
-READ_BYTES_MAX = 256 * 1024
-_READ_BYTES_FIRST = 16 * 1024
+RECEIVE_BYTES_MAX = 256 * 1024
+_RECEIVE_BYTES_FIRST = 16 * 1024
 HANDSHAKE_S_MAX = 10.0
 _CLOSE_S_MAX = 3.0
 """How long a peer may take to read the reason for which it is closed, and to answer."""
@@ -74,9 +74,9 @@ class AmqpConnection:
     async def _read(self) -> None:
         connection, session = self._connection, self._session
         turn = self._broker.turn
-        size = _READ_BYTES_FIRST
+        size = _RECEIVE_BYTES_FIRST
         while data := await self._stream.receive_some(size):
-            size = READ_BYTES_MAX if len(data) == size else max(len(data), _READ_BYTES_FIRST)
+            size = RECEIVE_BYTES_MAX if len(data) == size else max(len(data), _RECEIVE_BYTES_FIRST)
             connection.receive(data, self._clock.monotonic_s())
             more = True
             while more:

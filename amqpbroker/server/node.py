@@ -11,7 +11,7 @@ import trio
 
 from amqpbroker.broker.broker import Broker, BrokerLimits
 from amqpbroker.errors import ConfigError, ConnectionForced
-from amqpbroker.protocol.connection import Limits
+from amqpbroker.protocol.connection import WireLimits
 from amqpbroker.queues.classic import ClassicQueues
 from amqpbroker.queues.queue import QueueType
 from amqpbroker.server.amqp import AmqpConnection
@@ -176,7 +176,7 @@ def _queue_types(config: Config) -> dict[str, QueueType]:
 
 
 def _limits(config: Config) -> BrokerLimits:
-    wire = Limits(
+    wire = WireLimits(
         frame_max=config.frame_max,
         channel_max=config.channel_max,
         heartbeat_s=config.heartbeat_s,

@@ -14,7 +14,7 @@ from pamqp import commands
 
 from amqpbroker.broker.broker import Broker, BrokerLimits
 from amqpbroker.definitions import delete
-from amqpbroker.protocol.connection import Limits
+from amqpbroker.protocol.connection import WireLimits
 from amqpbroker.protocol.frames import PROTOCOL_HEADER
 from amqpbroker.routing.router import predeclared
 from amqpbroker.testing.peer import Peer
@@ -73,7 +73,7 @@ class Arena:
     """One broker for all streams: what a stream leaves behind would meet the next."""
 
     def __init__(self, faults: list[str]) -> None:
-        limits = BrokerLimits(wire=Limits(message_bytes_max=100_000), outbox_bytes_max=4096)
+        limits = BrokerLimits(wire=WireLimits(message_bytes_max=100_000), outbox_bytes_max=4096)
         world = attrs.evolve(real_world(), random=random.Random(f"world {SEED}"))
         self.broker = Broker(world, limits)
         self.broker.boot("guest", "guest")

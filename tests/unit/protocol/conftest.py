@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from pamqp import commands
 
-from amqpbroker.protocol.connection import Connection, Limits
+from amqpbroker.protocol.connection import Connection, WireLimits
 from amqpbroker.protocol.frames import PROTOCOL_HEADER, encode_method
 
 START_OK = encode_method(0, commands.Connection.StartOk({}, "PLAIN", "\0guest\0guest", "en_US"))
@@ -14,10 +14,10 @@ OPEN = encode_method(0, commands.Connection.Open("/"))
 
 
 def _running(
-    *channels: int, limits: Limits | None = None, heartbeat_s: int = 0, **agreed: Any
+    *channels: int, limits: WireLimits | None = None, heartbeat_s: int = 0, **agreed: Any
 ) -> Connection:
     """A connection at work, with ``channels`` open, an empty outbox, and nothing to be read."""
-    limits = limits or Limits()
+    limits = limits or WireLimits()
     connection = Connection(limits, {}, 0.0)
 
     def take(data: bytes) -> None:

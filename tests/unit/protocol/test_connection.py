@@ -19,7 +19,7 @@ from amqpbroker.errors import (
     NotFound,
     UnexpectedFrame,
 )
-from amqpbroker.protocol.connection import Connection, Limits, State
+from amqpbroker.protocol.connection import Connection, State, WireLimits
 from amqpbroker.protocol.content import encode_content
 from amqpbroker.protocol.events import (
     ChannelFault,
@@ -348,7 +348,7 @@ def test_a_broken_content_header_is_a_syntax_error(
 def test_a_message_over_the_limit_is_a_fault_of_its_channel(
     running: Running, in_one_piece: bool
 ) -> None:
-    connection = running(1, limits=Limits(message_bytes_max=100))
+    connection = running(1, limits=WireLimits(message_bytes_max=100))
     octets = PUBLISH + encode_content(1, b"\0\0", b"x" * 101, 4096)
     connection.receive(octets if in_one_piece else octets[:-150], 0.0)
 
@@ -367,7 +367,7 @@ def test_a_message_over_the_limit_is_a_fault_of_its_channel(
 
 @pytest.mark.parametrize("in_one_piece", [True, False])
 def test_a_message_at_the_limit_is_taken(running: Running, in_one_piece: bool) -> None:
-    connection = running(1, limits=Limits(message_bytes_max=100))
+    connection = running(1, limits=WireLimits(message_bytes_max=100))
     start = PUBLISH
     if not in_one_piece:
         take(connection, start)

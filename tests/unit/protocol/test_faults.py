@@ -10,7 +10,7 @@ from pamqp import commands
 from pamqp.base import Frame
 
 from amqpbroker.errors import HardError, NotFound
-from amqpbroker.protocol.connection import Connection, Limits, State
+from amqpbroker.protocol.connection import Connection, State, WireLimits
 from amqpbroker.protocol.events import Login, Open
 from amqpbroker.protocol.fields import write_longstr
 from amqpbroker.protocol.frames import (
@@ -47,7 +47,7 @@ Close = tuple[int, str, tuple[int, int]]
 
 def answer(octets: bytes, state: State = State.RUNNING) -> Close | None:
     """How the connection is closed for ``octets``: code, text, method. None: without a word."""
-    connection = Connection(Limits(), {}, 0.0)
+    connection = Connection(WireLimits(), {}, 0.0)
     connection.receive(BEFORE[state], 0.0)
     _take(connection)
     assert connection.state is state

@@ -16,7 +16,7 @@ from amqpbroker.errors import (
     MalformedSyntax,
     NotAllowed,
 )
-from amqpbroker.protocol.connection import Connection, Limits, State
+from amqpbroker.protocol.connection import Connection, State, WireLimits
 from amqpbroker.protocol.events import Closed, Event, Login, Open, SecretUpdated
 from amqpbroker.protocol.frames import (
     HEARTBEAT_FRAME,
@@ -26,7 +26,7 @@ from amqpbroker.protocol.frames import (
     frame,
 )
 
-LIMITS = Limits(frame_max=8192, channel_max=16, heartbeat_s=30)
+LIMITS = WireLimits(frame_max=8192, channel_max=16, heartbeat_s=30)
 START_OK = commands.Connection.StartOk({}, "PLAIN", "\0guest\0secret", "en_US")
 TUNE_OK = commands.Connection.TuneOk(16, 8192, 30)
 OPEN = commands.Connection.Open("/")
@@ -48,7 +48,7 @@ BEFORE_WORK = [
 ]
 
 
-def connect(limits: Limits = LIMITS) -> Connection:
+def connect(limits: WireLimits = LIMITS) -> Connection:
     return Connection(limits, {"product": "a broker"}, 0.0)
 
 
@@ -72,7 +72,7 @@ def sent(connection: Connection) -> list[Any]:
     return items
 
 
-def connection_in(state: State, limits: Limits = LIMITS) -> Connection:
+def connection_in(state: State, limits: WireLimits = LIMITS) -> Connection:
     """A connection on the good way, as far as ``state``."""
     connection = connect(limits)
     steps: list[tuple[State, Callable[[], object]]] = [
@@ -458,7 +458,7 @@ def test_what_lies_outside_the_offer_is_not_allowed(
 
 
 def test_channels_without_limit_may_be_agreed_if_they_were_offered() -> None:
-    connection = connection_in(State.TUNING, Limits(channel_max=0))
+    connection = connection_in(State.TUNING, WireLimits(channel_max=0))
     say(connection, commands.Connection.TuneOk(0, 131072, 0))
     say(connection, OPEN)
     connection.open_ok()

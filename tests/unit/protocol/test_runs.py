@@ -22,7 +22,7 @@ from amqpbroker.errors import (
     PreconditionFailed,
 )
 from amqpbroker.errors import UnexpectedFrame as Unexpected
-from amqpbroker.protocol.connection import RUN_MAX, Connection, Limits, State
+from amqpbroker.protocol.connection import RUN_MAX, Connection, State, WireLimits
 from amqpbroker.protocol.content import PERSISTENT, PLAIN, encode_content, read_properties
 from amqpbroker.protocol.events import ChannelFault, Event, Method, Publish, Settle, Worked
 from amqpbroker.protocol.frames import (
@@ -44,7 +44,7 @@ Item = tuple[Any, ...]
 property_test = settings(max_examples=250, derandomize=True, deadline=None)
 
 FRAME_MAX = 4096
-LIMITS = Limits(frame_max=FRAME_MAX, message_bytes_max=5000)
+LIMITS = WireLimits(frame_max=FRAME_MAX, message_bytes_max=5000)
 CHANNELS = (1, 2)
 
 
@@ -423,7 +423,7 @@ def test_messages_of_many_frames_go_on_with_the_run(running: Running) -> None:
     large = bytes(range(256)) * 40
     data = joined(plain(large), plain(large[::-1]), plain(b"small"), plain(large))
 
-    (run,) = take(running(1, limits=Limits(frame_max=FRAME_MAX)), data)
+    (run,) = take(running(1, limits=WireLimits(frame_max=FRAME_MAX)), data)
 
     assert bodies(run) == [large, large[::-1], b"small", large]
 

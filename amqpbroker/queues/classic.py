@@ -21,6 +21,8 @@ from amqpbroker.storage.log import Log, MemoryLog
 
 _SHARED_OUT_MAX = 64
 """Consumers among whom one round of messages is shared."""
+_AT_ONCE_MAX = 1024
+"""Messages that are handed out before others are taken: with more, these are not the next."""
 
 
 class ClassicQueue(Queue):
@@ -65,27 +67,32 @@ class ClassicQueue(Queue):
         return self._publish_special(origin, raws)
 
     def _publish_special(self, origin: Origin, raws: list[bytes]) -> int:
-        """Take messages that have a priority here, or may not wait for ever."""
-        log, ready = self._log, self._ready
+        """Take messages that have a priority here, or may not wait for ever.
+
+        Whoever waits for messages has them at once (RabbitMQ): however short their time is, and
+        whatever comes right after them with a higher priority.
+        """
+        log, ready, rota = self._log, self._ready, self._rota
+        if self.version:
+            return log.append(origin, raws)
         ttl_ms = _least(self._ttl_ms, origin.ttl_ms)
-        if self.version or ttl_ms is None:
-            end = log.append(origin, raws)
-            ready.add(end - len(raws), end, origin.traits.priority)
-            return end
-        if self._expiry is None:
+        if ttl_ms is not None and self._expiry is None:
             self._expiry = Expiry(ready, log, self._keeper)
         expiry = self._expiry
-        expiry.read_clock()
-        expiry.drop()
-        at_once = self._rota.active and not ready.count(log.readable)
-        end = log.append(expiry.stamped(origin, ttl_ms), raws)
+        if expiry is not None:
+            expiry.read_clock()
+            if ttl_ms is not None:
+                origin = expiry.stamped(origin, ttl_ms)
+        if rota.active:
+            self._hand_out(_AT_ONCE_MAX)  # What came before goes before.
+        first = not ready.count(log.readable)
+        end = log.append(origin, raws)
         ready.add(end - len(raws), end, origin.traits.priority)
-        if at_once:
-            # A consumer that has waited gets them, however short their time is (RabbitMQ).
-            expiry.now_ms -= 1
+        if first and rota.active:
+            if expiry is not None:
+                expiry.now_ms -= 1  # As of a moment before they came, they have time.
             self._hand_out(len(raws))
-            expiry.now_ms += 1
-        expiry.drop()
+        self._drop_expired()
         return end
 
     def when_committed(self, call: Callable[[], None]) -> None:

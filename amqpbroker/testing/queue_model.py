@@ -41,7 +41,6 @@ class QueueModel:
     def publish(self, count: int, priority: int = 0, ttl_ms: int | None = None) -> None:
         """Publish messages."""
         self._expire()
-        was_empty = not self.waiting
         before = self._taken()
         raws = numbered(count, self._end)
         end = self.queue.publish(fake_origin(priority=priority, ttl_ms=ttl_ms), raws)
@@ -50,11 +49,16 @@ class QueueModel:
         self._end = end
         self._raws.update(zip(new, raws, strict=True))
         self._ranks.update((index, (-min(priority, self._highest), index)) for index in new)
-        self._wait(new)
         times_ms = [ms for ms in (ttl_ms, self._ttl_ms) if ms is not None]
+        due: list[int] = []
+        if times_ms or self._highest:  # Whoever waits has them before anything else matters.
+            credit = self._credit(before)
+            due += self._due(credit)
+            if not self.waiting:
+                due += new[: credit - len(due)]
+        self._check_handed(before, due)
+        self._wait(index for index in new if index not in due)
         if times_ms:
-            if was_empty:  # Whoever has waited is given them before their time is looked at.
-                self._hand_out(before, count, self._credit(before))
             ends_ms = self._keeper.clock.wall_ms() + min(times_ms)
             self._ends_ms.update((index, ends_ms) for index in new)
         self._expire()
@@ -106,15 +110,21 @@ class QueueModel:
         """Hand out: the first that wait, as many as there is credit for, each to one consumer."""
         before = self._taken()
         handed = self.queue.dispatch(limit)
-        assert handed == self._hand_out(before, limit, self._credit(before))
+        due = self._due(min(limit, self._credit(before)))
+        self._check_handed(before, due)
+        assert handed == len(due)
 
-    def _hand_out(self, before: dict[FakeConsumer, int], limit: int, credit: int) -> int:
-        """See that the consumers were given what is due; how many it were."""
+    def _due(self, count: int) -> list[int]:
+        """The next ``count`` messages; they do not wait any more."""
         due: list[int] = []
         self._expire()
-        while self.waiting and len(due) < min(limit, credit):
+        while self.waiting and len(due) < count:
             due.append(self.waiting.pop(0))
             self._expire()
+        return due
+
+    def _check_handed(self, before: dict[FakeConsumer, int], due: list[int]) -> None:
+        """See that the consumers were given what is due since ``before``, each in order."""
         handed: list[int] = []
         for consumer in self.consumers:
             new = consumer.taken[before[consumer] :]
@@ -126,7 +136,6 @@ class QueueModel:
             if not consumer.no_ack:
                 self.held[consumer] += (taken.index for taken in new)
         assert sorted(handed) == sorted(due), (handed, due)
-        return len(due)
 
     def _check(self, taken: Taken | Got) -> None:
         assert taken.raw == self._raws[taken.index]

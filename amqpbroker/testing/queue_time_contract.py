@@ -105,6 +105,17 @@ class QueueTimeContract(QueueSetUp):
 
         assert sorted(consumers[0].indexes + consumers[1].indexes) == list(range(6))
 
+    def test_what_came_just_before_takes_nobodys_time(self) -> None:
+        queue, turn = self.set_up()
+        consumer = FakeConsumer(credit=3)
+        queue.consume(consumer)
+
+        queue.publish(fake_origin(), numbered(2))
+        queue.publish(fake_origin(ttl_ms=0), numbered(2))
+        self.hand_out(turn)
+
+        assert consumer.indexes == [0, 1, 2]
+
     def test_without_a_taker_a_message_without_time_is_gone_at_once(self) -> None:
         queue, turn = self.set_up()
         consumer = FakeConsumer(credit=1)
@@ -358,6 +369,18 @@ class QueueTimeContract(QueueSetUp):
 
         assert isinstance(got, Got)
         assert got.index == 1
+
+    def test_who_waits_has_the_first_whatever_comes_right_after_it(self) -> None:
+        queue, turn = self.set_up(arguments={"x-max-priority": 5})
+        consumer = FakeConsumer(credit=2)
+        queue.consume(consumer)
+
+        for priority in (1, 2, 3, 4):
+            queue.publish(fake_origin(priority=priority), numbered(1))
+        consumer.give(queue, 9)
+        self.hand_out(turn)
+
+        assert consumer.indexes == [0, 1, 3, 2]
 
     def test_what_comes_later_with_a_higher_priority_comes_first(self) -> None:
         queue, turn = self.set_up(arguments={"x-max-priority": 5})

@@ -31,6 +31,7 @@ class QueueKeeper(Keeper):
         return self._deadlines.at(when_s, call)
 
     def unused(self, queue: Queue) -> None:
+        owner = queue.owner
         self._submit(delete(queue.definition))
-        if queue.owner is not None:
-            cast("Session", queue.owner).own_queues.pop(queue, None)
+        if owner is not None:
+            cast("Session", owner).own_queues.pop(queue, None)

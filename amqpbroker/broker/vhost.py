@@ -49,6 +49,8 @@ class VHost:
         self.replies: dict[str, Destination] = {}
         """Consumers of direct replies, by the address that the broker gave them."""
         self._queue_types = queue_types
+        self._unbound: list[Exchange] = []
+        self._deleting_unused = False
         self._submit = submit
         self._keeper = keeper
 
@@ -218,17 +220,12 @@ class VHost:
     def drop_exchange(self, definition: ExchangeDefinition) -> None:
         """Carry out a change.
 
-        The bindings go with the exchange, and auto-delete exchanges with their last binding: this
-        one may have been among them, if bindings lead in a circle.
+        The bindings go with the exchange, and auto-delete exchanges with their last binding.
         """
-        name = definition.name
-        for binding in self.router.bindings_to_exchange(name):
-            if binding.source == name:
-                self.router.unbind(binding)
-            else:
-                self.drop_binding(binding)
-        if name in self.router.exchanges:
-            self.router.remove_exchange(name)
+        for binding in self.router.bindings_to_exchange(definition.name):
+            self._unbind(binding)
+        self.router.remove_exchange(definition.name)
+        self._delete_unused()
 
     def put_queue(self, definition: QueueDefinition) -> None:
         """Carry out a change."""
@@ -242,19 +239,40 @@ class VHost:
         """
         queue = self.queues.pop(definition.name)
         for binding in self.router.bindings_to_queue(definition.name):
-            self.drop_binding(binding)
+            self._unbind(binding)
         queue.delete()
+        queue.owner = None  # A remembered way to the queue must not keep who owned it.
+        self._delete_unused()
 
     def put_binding(self, definition: BindingDefinition) -> None:
         """Carry out a change."""
         self.router.bind(definition)
 
     def drop_binding(self, definition: BindingDefinition) -> None:
-        """Carry out a change."""
-        exchange = self.router.exchanges[definition.source]
-        gone = self.router.unbind(definition)
+        """Carry out a change: an auto-delete exchange goes with its last binding."""
+        self._unbind(definition)
+        self._delete_unused()
+
+    def _unbind(self, binding: BindingDefinition) -> None:
+        exchange = self.router.exchanges[binding.source]
+        gone = self.router.unbind(binding)
         if gone and exchange.definition.auto_delete and not exchange.bindings:
-            self._submit(delete(exchange.definition))
+            self._unbound.append(exchange)
+
+    def _delete_unused(self) -> None:
+        """Delete the exchanges that have lost their last binding, and those that do so thereby.
+
+        One after the other, at the end of a change: they may lead in circles, and chains of them
+        may be longer than any stack.
+        """
+        if self._deleting_unused:
+            return  # Whoever does it already comes to these too.
+        self._deleting_unused = True
+        while self._unbound:
+            exchange = self._unbound.pop()
+            if self.router.exchanges.get(exchange.definition.name) is exchange:
+                self._submit(delete(exchange.definition))
+        self._deleting_unused = False
 
     def close(self) -> None:
         """Drop everything."""

@@ -73,7 +73,8 @@ class Router:
 
     def __init__(self) -> None:
         self.exchanges: dict[str, Exchange] = {}
-        self._bound_to: dict[_Destination, dict[object, BindingDefinition]] = {}
+        self._bound_to: dict[_Destination, dict[str, dict[object, BindingDefinition]]] = {}
+        """The bindings to each destination, by their source: many may come from the same one."""
         self._alternate_of: dict[str, dict[Exchange, None]] = {}
 
     # -- exchanges -----------------------------------------------------------------------------
@@ -108,8 +109,8 @@ class Router:
         exchange.type.bind(binding)
         exchange.bindings[binding.identity] = binding
         self._raise_version(exchange)
-        bound = self._bound_to.setdefault((binding.destination_type, binding.destination), {})
-        bound[binding.source, binding.identity] = binding
+        sources = self._bound_to.setdefault((binding.destination_type, binding.destination), {})
+        sources.setdefault(binding.source, {})[binding.identity] = binding
 
     def unbind(self, binding: BindingDefinition) -> bool:
         """Remove a binding; False if there was none (which is no fault: RabbitMQ)."""
@@ -119,19 +120,26 @@ class Router:
         exchange.type.unbind(binding)
         self._raise_version(exchange)
         destination = binding.destination_type, binding.destination
-        bound = self._bound_to[destination]
-        del bound[binding.source, binding.identity]
+        sources = self._bound_to[destination]
+        bound = sources[binding.source]
+        del bound[binding.identity]
         if not bound:
-            del self._bound_to[destination]
+            del sources[binding.source]
+            if not sources:
+                del self._bound_to[destination]
         return True
 
     def bindings_to_queue(self, name: str) -> list[BindingDefinition]:
         """All bindings to a queue, but the one that the default exchange implies."""
-        return list(self._bound_to.get(("queue", name), {}).values())
+        return self._bindings_to(("queue", name))
 
     def bindings_to_exchange(self, name: str) -> list[BindingDefinition]:
         """All bindings to an exchange."""
-        return list(self._bound_to.get(("exchange", name), {}).values())
+        return self._bindings_to(("exchange", name))
+
+    def _bindings_to(self, destination: _Destination) -> list[BindingDefinition]:
+        sources = self._bound_to.get(destination, {})
+        return [binding for bound in sources.values() for binding in bound.values()]
 
     def _raise_version(self, changed: Exchange) -> None:
         """Every exchange from which ``changed`` can be reached has changed with it."""
@@ -147,8 +155,8 @@ class Router:
 
     def _leading_to(self, name: str) -> Iterator[Exchange]:
         """The exchanges from which messages come to exchange ``name`` directly."""
-        for binding in self._bound_to.get(("exchange", name), {}).values():
-            yield self.exchanges[binding.source]
+        for source in self._bound_to.get(("exchange", name), {}):
+            yield self.exchanges[source]
         yield from self._alternate_of.get(name, {})
 
     # -- routes --------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """How connections and virtual hosts end, with everything that hangs on them."""
 
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -56,6 +57,23 @@ def test_a_dropped_vhost_takes_auto_delete_exchanges_along(
     drop(broker)
 
     assert "t" not in broker.vhosts
+
+
+def test_who_remembers_the_way_to_an_exclusive_queue_does_not_keep_its_owner(
+    peer: Peer, connect: Connect
+) -> None:
+    owner = connect(1)
+    owner.declare("q", exclusive=True)
+    for _ in range(3):
+        peer.publish("q", b"reply")
+    session = weakref.ref(owner.session)
+
+    owner.session.abandon()
+    owner.session.let_go()
+    peer.settle_down()
+    del owner
+
+    assert session() is None
 
 
 def test_a_session_that_ends_while_it_is_held_is_forgotten(peer: Peer, broker: Broker) -> None:

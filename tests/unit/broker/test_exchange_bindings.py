@@ -145,6 +145,33 @@ def test_auto_delete_exchanges_in_a_circle_go_together(peer: Peer, connect: Conn
     assert not exists(connect, "a")
 
 
+def test_an_exchange_deleted_with_others_that_lead_to_it_and_back(
+    peer: Peer, connect: Connect
+) -> None:
+    for name in ("a", "b", "n"):
+        declare(peer, name, auto_delete=True)
+    link(peer, "a", "n")
+    link(peer, "b", "n")
+    link(peer, "n", "a")
+
+    assert isinstance(peer.call(exchange.Delete(exchange="n")), exchange.DeleteOk)
+
+    assert not any(exists(connect, name) for name in ("a", "b", "n"))
+
+
+def test_a_chain_of_auto_delete_exchanges_may_be_long(peer: Peer, connect: Connect) -> None:
+    for number in range(400):
+        declare(peer, f"x{number}", auto_delete=True)
+    for number in range(399):
+        link(peer, f"x{number}", f"x{number + 1}")
+    peer.declare("q")
+    peer.call(queue.Bind(queue="q", exchange="x399"))
+
+    assert isinstance(peer.call(queue.Delete(queue="q")), queue.DeleteOk)
+
+    assert not exists(connect, "x0")
+
+
 # -- alternate exchanges -------------------------------------------------------------------------
 
 

@@ -119,7 +119,7 @@ def test_a_binding_that_is_not_there_may_be_unbound(router: Router) -> None:
 
 
 def test_the_bindings_of_a_queue_are_known_whatever_their_exchange(router: Router) -> None:
-    bindings = [binding("x", "q", "1"), binding("y", "q", "1"), binding("x", "q", "2")]
+    bindings = [binding("x", "q", "1"), binding("x", "q", "2"), binding("y", "q", "1")]
     for each in bindings:
         router.bind(each)
     router.bind(binding("x", "another", "1"))

@@ -7,6 +7,11 @@ they are printable, else as numbers.
 from amqpbroker.errors import FrameError, UnexpectedFrame
 
 _SHOWN_BYTES_MAX = 16
+_ESCAPES = {
+    ord(letter): f"\\{name}"
+    for letter, name in zip('\b\t\n\v\f\r\x1b"\\', 'btnvfre"\\', strict=True)
+}
+_PRINTABLE = frozenset(range(32, 127)) | frozenset(_ESCAPES)
 _DECODED_BYTES_MAX = 128
 """More than a reply text can hold: it is cut there."""
 
@@ -34,9 +39,8 @@ def malformed_utf8(index: int = 0) -> FrameError:
 def _shown(payload: bytes) -> str:
     head = payload[:_SHOWN_BYTES_MAX]
     which = "all" if len(payload) <= _SHOWN_BYTES_MAX else f"first {_SHOWN_BYTES_MAX}"
-    if head.isascii() and head.decode().isprintable() and head:
-        text = head.decode().replace("\\", "\\\\").replace('"', '\\"')
-        return f'{which} octets = <<"{text}">>'
+    if head and _PRINTABLE.issuperset(head):
+        return f'{which} octets = <<"{head.decode().translate(_ESCAPES)}">>'
     return f"{which} octets = <<{_numbers(head)}>>"
 
 

@@ -136,7 +136,7 @@ def decode_method(payload: bytes) -> Frame:
     index = METHOD_INDEX.unpack_from(payload)[0]
     kind = _KINDS.get(index)
     if kind is None:
-        raise CommandInvalid(f"unknown method {index >> 16}.{index & 0xFFFF}", index)
+        raise CommandInvalid("unimplemented method", index)
     # Not by its constructor: one of them warns that its method is deprecated.
     method: Frame = kind.__new__(kind)
     try:

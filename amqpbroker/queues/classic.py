@@ -74,7 +74,9 @@ class ClassicQueue(Queue):
         """
         log, ready, rota = self._log, self._ready, self._rota
         if self.version:
-            return log.append(origin, raws)
+            end = log.append(origin, raws)
+            log.settle(range(end - len(raws), end))
+            return end
         ttl_ms = _least(self._ttl_ms, origin.ttl_ms)
         if ttl_ms is not None and self._expiry is None:
             self._expiry = Expiry(ready, log, self._keeper)
@@ -255,14 +257,21 @@ class ClassicQueue(Queue):
 
     def purge(self) -> int:
         self._drop_expired()
-        runs = self._ready.clear(self._log.readable)
+        return self._drop_all(self._log.readable)
+
+    def _drop_all(self, end: int) -> int:
+        """Drop what waits below ``end``; how many it were."""
+        runs = self._ready.clear(end)
         for run in runs:
             self._log.settle(run)
         return sum(map(len, runs))
 
     def delete(self) -> int:
         self.version += 1
-        count = self.purge()
+        self._is_plain = False
+        self._drop_expired()
+        count = self._drop_all(self._log.readable)
+        self._drop_all(self._log.end)  # Nobody would ever have read the rest.
         consumers, self._consumers, self._rota = list(self._consumers), {}, Rota()
         for consumer in consumers:
             consumer.cancelled()

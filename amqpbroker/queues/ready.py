@@ -93,6 +93,9 @@ class Returned:
         self._lay_down()
         heap = self._heap
         run = heappop(heap)[1]
+        while len(run) < limit and heap and (joined := join(run, heap[0][1])) is not None:
+            heappop(heap)
+            run = joined
         part = run[:limit]
         if heap and heap[0][0] < part[-1]:
             return self._take_interleaved(run, limit)

@@ -4,6 +4,7 @@ Two classes of tests: how messages go in and out, and what time and priorities d
 """
 
 import random
+import weakref
 from abc import ABC, abstractmethod
 
 import pytest
@@ -375,6 +376,22 @@ class QueueContract(QueueSetUp):
         assert queue.delete() == 2
         assert all(consumer.is_cancelled for consumer in consumers)
         assert queue.version == 1
+
+    def test_delete_drops_what_nobody_could_read_yet_too(self) -> None:
+        log = HeldLog()
+        queue, _ = self.set_up(log)
+        origin = fake_origin()
+        queue.publish(origin, numbered(5))
+        log.advance(readable=2)
+        kept = weakref.ref(origin)
+
+        count = queue.delete()
+        queue.publish(origin, numbered(2))
+        del origin
+
+        assert count == 2
+        assert kept() is None
+        assert queue.committed == 7
 
     def test_settling_what_came_from_a_deleted_queue_is_no_fault(self) -> None:
         queue, turn = self.set_up()

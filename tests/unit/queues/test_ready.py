@@ -50,6 +50,17 @@ def test_neighbours_that_come_back_one_by_one_are_taken_as_one_run(order: int) -
     assert all_of(ready, 1000, 600) == [range(600), range(600, 1000)]
 
 
+def test_neighbours_that_come_back_in_any_order_are_taken_as_one_run() -> None:
+    ready = Line(1000)
+    for index in random.Random(1).sample(range(1000), 1000):
+        ready.give_back(range(index, index + 1))
+
+    runs = all_of(ready, 1000)
+
+    assert [index for run in runs for index in run] == list(range(1000))
+    assert len(runs) < 100
+
+
 def test_what_consumers_had_shared_comes_in_few_runs_again() -> None:
     ready = Line(3000)
     for first in range(3):

@@ -212,6 +212,7 @@ class Session:
             self._open(event)
         elif isinstance(event, SecretUpdated):
             log.info("connection from %s: the secret was updated: %s", self.host, event.reason)
+            self.renew_access()
             self.connection.send_method(0, commands.Connection.UpdateSecretOk())
         else:
             self.close()
@@ -227,17 +228,17 @@ class Session:
 
     def _open(self, event: Open) -> None:
         broker = self.broker
+        if len(broker.sessions) > broker.limits.connections_max:
+            raise NotAllowed(
+                "connection refused: "
+                f"node connection limit ({broker.limits.connections_max}) is reached"
+            )
         vhost = broker.vhosts.get(event.vhost)
         if vhost is None:
             raise NotAllowed(f"vhost {event.vhost} not found")
         assert self.user is not None
         if not broker.may_enter(self.user.name, event.vhost):
             raise NotAllowed(f"access to vhost '{event.vhost}' refused for user '{self.user.name}'")
-        if len(broker.sessions) > broker.limits.connections_max:
-            raise NotAllowed(
-                "connection refused: "
-                f"node connection limit ({broker.limits.connections_max}) is reached"
-            )
         self.vhost = vhost
         self.access = broker.access(self.user, vhost.name)
         self.connection.open_ok()

@@ -24,7 +24,7 @@ from amqpbroker.definitions import (
     put,
 )
 from amqpbroker.errors import ConnectionForced, HardError
-from amqpbroker.protocol.connection import WireLimits
+from amqpbroker.protocol.intake import WireLimits
 from amqpbroker.queues.classic import ClassicQueues
 from amqpbroker.queues.queue import QueueType
 from amqpbroker.routing.router import predeclared

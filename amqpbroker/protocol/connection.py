@@ -10,60 +10,42 @@ The life of a connection is a line: protocol header, start, tune, open, then wor
 there. A peer that errs before it has agreed on limits is not told so: its connection just
 ends, as RabbitMQ's does. Once a hard error was sent, nothing of the peer counts but its close-ok;
 after a fault in the framing itself not even that can be found, and only the end of the stream is
-left.
-
-Work is mostly publishes and acks, and mostly like the one before. A publish that lies whole in the
-buffer is taken in one go, its octets all checked; then the next is *predicted* to begin with the
-same octets up to its body (method, properties, sizes), which one comparison proves or refutes. Such
-messages leave as one event: a run.
+left. What comes on channels at work is read by `Intake`.
 """
 
-import struct
 from collections.abc import Callable
 from enum import Enum, auto
 from typing import Any
 
-import attrs
 from pamqp import commands
 from pamqp.base import Frame
 
 from amqpbroker.errors import (
     AmqpError,
     ChannelError,
-    FrameError,
     HardError,
     LoginRefused,
     NotAllowed,
-    PreconditionFailed,
-    UnexpectedFrame,
 )
-from amqpbroker.message import Traits
-from amqpbroker.protocol.assembly import Assembly
-from amqpbroker.protocol.content import PLAIN, read_properties
 from amqpbroker.protocol.events import (
     ChannelEvent,
-    ChannelFault,
     ChannelOpened,
     Closed,
     Event,
     Login,
     Method,
     Open,
-    Publish,
-    PublishMethod,
     SecretUpdated,
     Settle,
     Worked,
 )
 from amqpbroker.protocol.faults import cannot_decode, frame_error, unexpected_frame
-from amqpbroker.protocol.fields import read_shortstr
 from amqpbroker.protocol.frames import (
     ACK_INDEX,
     BODY,
     CHANNEL_CLOSE_INDEX,
     CHANNEL_CLOSE_OK_INDEX,
     CHANNEL_OPEN_INDEX,
-    CONTENT_HEADER,
     FRAME_BYTES_MIN,
     FRAME_END,
     FRAME_HEADER,
@@ -78,46 +60,21 @@ from amqpbroker.protocol.frames import (
     decode_method,
     encode_method,
 )
+from amqpbroker.protocol.intake import (
+    ACK_BYTES,
+    FRAME_HEAD_BYTES,
+    SPENT_MAX,
+    Intake,
+    OpenChannel,
+    WireLimits,
+    not_the_content_due,
+)
 from amqpbroker.protocol.sasl import MECHANISMS, credentials
 
-RUN_MAX = 1024
-"""Messages in one event: bounds the work between two looks at the budget."""
-_METHODS_KEPT_MAX = 1024
 _METHOD_BYTES_MIN = 12
-_HEADER_PAYLOAD_BYTES_MIN = 14
 _HEADER_BYTES_MIN = 20
 """A header frame that RabbitMQ takes for one: it may lack the property flags."""
-_TAG_AND_BITS = struct.Struct(">QB")
-_TAG_BITS_END = struct.Struct(">QBB")
-_ACK_BYTES = 21
-_WHOLE_BODY_FRAMES_MAX = 64
-"""A body in more frames is taken frame by frame, and joined."""
-_SPENT_MAX = 256
 _FRAME_WORK = 2
-_BYTES_SPENT_MIN = 1024
-_BYTES_PER_WORK = 4
-"""Tables are counted by their octets, from so many on: a field has four at least, about."""
-_FRAME_HEAD_BYTES = 7
-_EXCHANGE_AT = 6
-"""Where the arguments of basic.publish begin: behind its index and the reserved ticket."""
-_PROPERTIES_AT = 19
-"""Where a header frame's property block begins."""
-_CONTENT_HEAD = struct.Struct(">BHIIQ")
-_CONTENT_BYTES_MIN = _FRAME_HEAD_BYTES + _HEADER_PAYLOAD_BYTES_MIN + 1
-_CLASS_BASIC = 60 << 16
-_NO_CONTENT = (0, 0, 0, 0, PLAIN)
-"""Channel, start, start of the body, end and traits of a content in the buffer: none yet."""
-
-
-@attrs.frozen
-class WireLimits:
-    """What the broker offers a peer, and what it takes from it at most."""
-
-    frame_max: int = 131072
-    channel_max: int = 2047
-    heartbeat_s: int = 60
-    frame_max_before_tune: int = 4096
-    message_bytes_max: int = 128 * 1024 * 1024
 
 
 class State(Enum):
@@ -134,15 +91,7 @@ class State(Enum):
     CLOSED = auto()
 
 
-@attrs.define(eq=False)
-class _Channel:
-    """What the protocol must know of an open channel."""
-
-    closing: bool = False
-    content: Assembly | None = None
-
-
-class Connection:
+class Connection(Intake):
     """The server's end of one AMQP connection.
 
     ``server_properties`` are told to the peer. ``now_s`` is the time of the start, in seconds of a
@@ -150,39 +99,22 @@ class Connection:
     """
 
     def __init__(self, limits: WireLimits, server_properties: dict[str, Any], now_s: float) -> None:
-        self.limits = limits
+        super().__init__(limits)
         self.state = State.HEADER
-        self.frame_max = limits.frame_max_before_tune
-        self._payload_bytes_max = self.frame_max - FRAME_OVERHEAD_BYTES
-        self.channel_max = limits.channel_max
         self.heartbeat_s = 0
         self.capabilities: dict[str, Any] = {}
         self.outbox_bytes = 0
         self._outbox: list[bytes] = []
         self._server_properties = server_properties
-        self._data = b""
-        self._position = 0
         self._heard_s = self._spoke_s = now_s
         self._lost = False
-        self._channels: dict[int, _Channel] = {}
-        self._methods: dict[bytes, PublishMethod] = {}
-        self._last_content = _NO_CONTENT
-        self._spent = 0
-        """Work that no event has told of yet."""
 
     # -- bytes in ------------------------------------------------------------------------------
 
     def receive(self, data: bytes, now_s: float) -> None:
         """Take bytes from the peer; `next_event` tells what they mean."""
         self._heard_s = now_s
-        self._data = self._data[self._position :] + data if self._data else data
-        self._position = 0
-        self._last_content = _NO_CONTENT
-
-    @property
-    def content_pending(self) -> bool:
-        """Whether a message has come in part."""
-        return any(channel.content is not None for channel in self._channels.values())
+        self._append(data)
 
     def next_event(self) -> Event | None:
         """What the peer did next; None when that needs more bytes.
@@ -196,12 +128,12 @@ class Connection:
             if self.state is State.HEADER:
                 return None
         while self.state is not State.CLOSED and not self._lost:
-            if self._spent >= _SPENT_MAX:
+            if self._spent >= SPENT_MAX:
                 work, self._spent = self._spent, 0
                 return Worked(work)
             data, start = self._data, self._position
             left = len(data) - start
-            if left < _FRAME_HEAD_BYTES:
+            if left < FRAME_HEAD_BYTES:
                 break
             kind, number, size = FRAME_HEADER.unpack_from(data, start)
             if size > self.frame_max:  # By the overhead more than agreed: some peers miscount.
@@ -397,7 +329,7 @@ class Connection:
         if index == PUBLISH_INDEX:
             return self._take_publish(number, channel, start, end)
         if index == ACK_INDEX:
-            if end - start != _ACK_BYTES:
+            if end - start != ACK_BYTES:
                 raise cannot_decode(index, data[start + 7 : end - 1])
             return self._take_acks(number, start, end)
         method = decode_method(data[start + 7 : end - 1])
@@ -412,7 +344,7 @@ class Connection:
         return Method(number, method)
 
     def _take_odd_method(
-        self, number: int, channel: _Channel | None, payload: bytes
+        self, number: int, channel: OpenChannel | None, payload: bytes
     ) -> ChannelEvent | None:
         """A method on a channel that is not open, or not ready for one."""
         if channel is None:
@@ -420,7 +352,7 @@ class Connection:
             method = decode_method(payload)
             if not isinstance(method, commands.Channel.Open):
                 raise ChannelError("expected 'channel.open'", method.index)
-            self._channels[number] = _Channel()
+            self._channels[number] = OpenChannel()
             self._send_method(number, commands.Channel.OpenOk())
             return ChannelOpened(number)
         if channel.closing:
@@ -434,16 +366,7 @@ class Connection:
                 raise ChannelError("second 'channel.open' seen", index)
             return None
         assert channel.content is not None
-        raise _not_the_content_due(channel.content)
-
-    def _check_channel_max(self) -> None:
-        """Whether one more channel may be opened (RabbitMQ counts them, whatever their numbers)."""
-        count = len(self._channels)
-        if self.channel_max and count >= self.channel_max:
-            raise NotAllowed(
-                f"number of channels opened ({count}) has reached the"
-                f" negotiated channel_max ({self.channel_max})"
-            )
+        raise not_the_content_due(channel.content)
 
     def close_channel(self, number: int, error: AmqpError, index: int) -> None:
         """Close a channel with ``error``, whatever the peer still sends on it."""
@@ -461,222 +384,6 @@ class Connection:
         """Answer the peer's channel.close; the number is free again."""
         del self._channels[number]
         self._send_method(number, commands.Channel.CloseOk())
-
-    # -- settling ------------------------------------------------------------------------------
-
-    def _take_acks(self, number: int, start: int, end: int) -> Settle:
-        """One basic.ack, and those behind it that count on by one."""
-        data = self._data
-        first, bits = _TAG_AND_BITS.unpack_from(data, start + 11)
-        last = first
-        if not bits & 1:
-            prefix = data[start : start + 11]
-            unpack = _TAG_BITS_END.unpack_from
-            stop = len(data) - _ACK_BYTES
-            while end <= stop and data.startswith(prefix, end):
-                tag, more, mark = unpack(data, end + 11)
-                if tag != last + 1 or more & 1 or mark != FRAME_END:
-                    break
-                last = tag
-                end += _ACK_BYTES
-            self._position = end
-        return Settle(number, ACK_INDEX, first, last, bool(bits & 1), False)
-
-    # -- content -------------------------------------------------------------------------------
-
-    def _take_publish(
-        self, number: int, channel: _Channel, start: int, end: int
-    ) -> ChannelEvent | None:
-        """A basic.publish, and all that follow it with the same method and traits, as one run."""
-        data = self._data
-        payload = data[start + 7 : end - 1]
-        method = self._methods.get(payload) or self._learn_method(payload)
-        whole = self._whole_content(number, end)
-        if whole is None:
-            channel.content = Assembly(method, self._payload_bytes_max)
-            return None
-        position, traits, body_start = whole
-        raws = [data[end:position]]
-        command = data[start:end]
-        skip = end - start
-        run_max = RUN_MAX if self._spent < _SPENT_MAX else 1  # One large table at a time.
-        while True:
-            prefix = data[start:body_start]
-            if prefix and data.startswith(prefix, position):
-                # The next message differs from this one in its body alone, and so may others.
-                stride = position - start
-                stop = min(len(data), position + (RUN_MAX - len(raws)) * stride) - stride
-                while (
-                    position <= stop
-                    and data.startswith(prefix, position)
-                    and data[position + stride - 1] == FRAME_END
-                ):
-                    raws.append(data[position + skip : position + stride])
-                    position += stride
-            start = position
-            if len(raws) >= run_max or not data.startswith(command, start):
-                break
-            try:
-                whole = self._whole_content(number, start + skip)
-            except HardError:
-                break  # It is raised again when its turn comes: what precedes it counts.
-            if whole is None or whole[1] is not traits:
-                break
-            position, _, body_start = whole
-            raws.append(data[start + skip : position])
-        self._position = start
-        return Publish(number, method, traits, raws)
-
-    def _learn_method(self, payload: bytes) -> PublishMethod:
-        try:
-            exchange, position = read_shortstr(payload, _EXCHANGE_AT)
-            routing_key, position = read_shortstr(payload, position)
-        except FrameError:
-            position = -1
-        if position + 1 != len(payload):
-            raise cannot_decode(PUBLISH_INDEX, payload)
-        bits = payload[position]
-        address = payload[_EXCHANGE_AT:position]
-        method = PublishMethod(
-            payload, address, exchange, routing_key, bool(bits & 1), bool(bits & 2)
-        )
-        if len(self._methods) >= _METHODS_KEPT_MAX:
-            self._methods.clear()
-        self._methods[payload] = method
-        return method
-
-    def _whole_content(self, number: int, start: int) -> tuple[int, Traits, int] | None:
-        """The content at ``start`` if it lies whole and sound in the buffer.
-
-        Its end, its traits, and where its body begins if that is one frame (or none), else 0. None
-        leaves the judgement to the way of single frames, `_take_content`.
-        """
-        data = self._data
-        limit = len(data)
-        likely_number, head, body, end, traits = self._last_content
-        if number == likely_number and data.startswith(data[head:body], start):
-            # All but the body is as it was the last time.
-            end += start - head
-            if end <= limit and data[end - 1] == FRAME_END:
-                return end, traits, start + body - head
-        if start + _CONTENT_BYTES_MIN > limit:
-            return None
-        kind, channel, size, class_and_weight, remaining = _CONTENT_HEAD.unpack_from(data, start)
-        end = start + size + FRAME_OVERHEAD_BYTES
-        if (
-            kind != HEADER
-            or channel != number
-            or not _HEADER_PAYLOAD_BYTES_MIN <= size <= self._payload_bytes_max
-            or end > limit
-            or data[end - 1] != FRAME_END
-            or class_and_weight != _CLASS_BASIC
-            or remaining > self.limits.message_bytes_max
-        ):
-            return None
-        traits = read_properties(data[start + _PROPERTIES_AT : end - 1])
-        if size >= _BYTES_SPENT_MIN:
-            self._spent += size // _BYTES_PER_WORK
-        if not remaining:
-            return end, traits, end
-        stop, frames = self._whole_body(number, end, remaining)
-        if not stop:
-            return None
-        if frames > 1:
-            self._spent += frames
-            return stop, traits, 0
-        body_start = end + _FRAME_HEAD_BYTES
-        self._last_content = number, start, body_start, stop, traits
-        return stop, traits, body_start
-
-    def _whole_body(self, number: int, end: int, remaining: int) -> tuple[int, int]:
-        """Where the body at ``end`` itself ends, and its frames.
-
-        0 if it is not whole, or in too many frames.
-        """
-        data = self._data
-        limit = len(data)
-        frames = 0
-        while remaining:
-            if end + FRAME_OVERHEAD_BYTES > limit or frames == _WHOLE_BODY_FRAMES_MAX:
-                return 0, 0
-            kind, channel, size = FRAME_HEADER.unpack_from(data, end)
-            end += size + FRAME_OVERHEAD_BYTES
-            if (
-                kind != BODY
-                or channel != number
-                or size > self._payload_bytes_max
-                or size > remaining
-                or end > limit
-                or data[end - 1] != FRAME_END
-            ):
-                return 0, 0
-            remaining -= size
-            frames += 1
-        return end, frames
-
-    def _take_content(self, kind: int, number: int, start: int, end: int) -> ChannelEvent | None:
-        """A header or body frame by itself: a message that arrives in pieces."""
-        channel = self._channels.get(number)
-        if channel is None:
-            self._check_channel_max()
-        elif channel.closing:
-            return None
-        if channel is None or channel.content is None:
-            raise UnexpectedFrame("expected method frame, got non method frame instead")
-        content = channel.content
-        if content.remaining < 0:
-            fault = self._take_content_header(content, kind, number, start, end)
-            if fault is not None:
-                # The channel is as good as closed, whenever the close goes out.
-                channel.closing = True
-                channel.content = None
-                return fault
-        elif kind != BODY:
-            raise _not_the_content_due(content)
-        else:
-            if end - start == FRAME_OVERHEAD_BYTES:
-                return None  # Empty frames would gather without end.
-            content.add_body(self._data, start, end)
-            if content.remaining < 0:
-                raise FrameError("the body is longer than its header announced", PUBLISH_INDEX)
-        if content.remaining:
-            return None
-        channel.content = None
-        assert content.traits is not None
-        return Publish(number, content.method, content.traits, [bytes(content.raw)])
-
-    def _take_content_header(
-        self, content: Assembly, kind: int, number: int, start: int, end: int
-    ) -> ChannelFault | None:
-        data = self._data
-        if kind != HEADER:
-            raise _not_the_content_due(content)
-        class_id, weight, size = CONTENT_HEADER.unpack_from(data, start + 7)
-        if weight:
-            raise _not_the_content_due(content)
-        if class_id != 60:
-            raise UnexpectedFrame(
-                f"expected content header for class 60, got one for class {class_id} instead",
-                PUBLISH_INDEX,
-            )
-        size_max = self.limits.message_bytes_max
-        if size > size_max:
-            return ChannelFault(
-                number,
-                PreconditionFailed(
-                    f"message size {size} is larger than configured max size {size_max}"
-                ),
-                PUBLISH_INDEX,
-            )
-        traits = read_properties(data[start + _PROPERTIES_AT : end - 1])
-        self._spend(end - start)
-        content.add_header(data[start:end], traits, size)
-        return None
-
-    def _spend(self, size: int) -> None:
-        """Count octets that were decoded, if they may have been many fields."""
-        if size >= _BYTES_SPENT_MIN:
-            self._spent += size // _BYTES_PER_WORK
 
     # -- bytes out -----------------------------------------------------------------------------
 
@@ -754,15 +461,6 @@ def _check_agreed(name: str, value: int, least: int, most: int) -> None:
         raise NotAllowed(
             f"negotiated {name} = {shown} is higher than the maximum allowed value ({most})"
         )
-
-
-def _not_the_content_due(content: Assembly) -> UnexpectedFrame:
-    """A frame that came where another part of a message is due."""
-    due = "header for class 60" if content.remaining < 0 else "body"
-    part = "header" if content.remaining < 0 else "body"
-    return UnexpectedFrame(
-        f"expected content {due}, got non content {part} frame instead", PUBLISH_INDEX
-    )
 
 
 def _short(text: str) -> str:

@@ -11,7 +11,7 @@ import trio
 
 from amqpbroker.broker.broker import Broker, BrokerLimits
 from amqpbroker.errors import ConfigError, ConnectionForced
-from amqpbroker.protocol.connection import WireLimits
+from amqpbroker.protocol.intake import WireLimits
 from amqpbroker.queues.classic import ClassicQueues
 from amqpbroker.queues.queue import QueueType
 from amqpbroker.server.amqp import AmqpConnection

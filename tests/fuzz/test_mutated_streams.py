@@ -14,8 +14,8 @@ from pamqp import commands
 
 from amqpbroker.broker.broker import Broker, BrokerLimits
 from amqpbroker.definitions import delete
-from amqpbroker.protocol.connection import WireLimits
 from amqpbroker.protocol.frames import PROTOCOL_HEADER
+from amqpbroker.protocol.intake import WireLimits
 from amqpbroker.routing.router import predeclared
 from amqpbroker.testing.peer import Peer
 from amqpbroker.testing.streams import Streams, chop, split_frames

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 from pamqp import commands
 
-from amqpbroker.protocol.connection import Connection, WireLimits
+from amqpbroker.protocol.connection import Connection
 from amqpbroker.protocol.frames import PROTOCOL_HEADER, encode_method
+from amqpbroker.protocol.intake import WireLimits
 
 START_OK = encode_method(0, commands.Connection.StartOk({}, "PLAIN", "\0guest\0guest", "en_US"))
 OPEN = encode_method(0, commands.Connection.Open("/"))

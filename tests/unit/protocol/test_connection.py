@@ -19,7 +19,7 @@ from amqpbroker.errors import (
     NotFound,
     UnexpectedFrame,
 )
-from amqpbroker.protocol.connection import Connection, State, WireLimits
+from amqpbroker.protocol.connection import Connection, State
 from amqpbroker.protocol.content import encode_content
 from amqpbroker.protocol.events import (
     ChannelFault,
@@ -39,6 +39,7 @@ from amqpbroker.protocol.frames import (
     encode_method,
     frame,
 )
+from amqpbroker.protocol.intake import WireLimits
 
 Running = Callable[..., Connection]
 

@@ -10,7 +10,7 @@ from pamqp import commands
 from pamqp.base import Frame
 
 from amqpbroker.errors import HardError, NotFound
-from amqpbroker.protocol.connection import Connection, State, WireLimits
+from amqpbroker.protocol.connection import Connection, State
 from amqpbroker.protocol.events import Login, Open
 from amqpbroker.protocol.fields import write_longstr
 from amqpbroker.protocol.frames import (
@@ -23,6 +23,7 @@ from amqpbroker.protocol.frames import (
     encode_method,
     frame,
 )
+from amqpbroker.protocol.intake import WireLimits
 
 START_OK = encode_method(0, commands.Connection.StartOk({}, "PLAIN", "\0guest\0guest", "en_US"))
 TUNE_OK = encode_method(0, commands.Connection.TuneOk(2, 131072, 0))

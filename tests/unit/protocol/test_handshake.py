@@ -16,7 +16,7 @@ from amqpbroker.errors import (
     MalformedSyntax,
     NotAllowed,
 )
-from amqpbroker.protocol.connection import Connection, State, WireLimits
+from amqpbroker.protocol.connection import Connection, State
 from amqpbroker.protocol.events import Closed, Event, Login, Open, SecretUpdated
 from amqpbroker.protocol.frames import (
     HEARTBEAT_FRAME,
@@ -25,6 +25,7 @@ from amqpbroker.protocol.frames import (
     encode_method,
     frame,
 )
+from amqpbroker.protocol.intake import WireLimits
 
 LIMITS = WireLimits(frame_max=8192, channel_max=16, heartbeat_s=30)
 START_OK = commands.Connection.StartOk({}, "PLAIN", "\0guest\0secret", "en_US")

@@ -22,7 +22,7 @@ from amqpbroker.errors import (
     PreconditionFailed,
 )
 from amqpbroker.errors import UnexpectedFrame as Unexpected
-from amqpbroker.protocol.connection import RUN_MAX, Connection, State, WireLimits
+from amqpbroker.protocol.connection import Connection, State
 from amqpbroker.protocol.content import PERSISTENT, PLAIN, encode_content, read_properties
 from amqpbroker.protocol.events import ChannelFault, Event, Method, Publish, Settle, Worked
 from amqpbroker.protocol.frames import (
@@ -37,6 +37,7 @@ from amqpbroker.protocol.frames import (
     encode_method,
     frame,
 )
+from amqpbroker.protocol.intake import RUN_MAX, WireLimits
 
 Running = Callable[..., Connection]
 Item = tuple[Any, ...]

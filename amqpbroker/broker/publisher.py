@@ -200,7 +200,7 @@ class Publisher:
         more_keys = _routing_keys(traits.headers)
         queues = route.queues
         if more_keys:
-            keys = (method.routing_key, *more_keys)
+            keys = tuple(dict.fromkeys((method.routing_key, *more_keys)))
             queues, _ = self._vhost.route(method.exchange, keys, traits.headers)
         raws = self._a_turn_of(event, len(queues))
         if reply_to is not None:

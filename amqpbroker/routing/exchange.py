@@ -18,6 +18,8 @@ class ExchangeType(ABC):
     """
 
     cacheable: ClassVar[bool] = True
+    uses_key: ClassVar[bool] = True
+    """Whether the routing key says anything here: if not, a message with many is routed once."""
 
     def check(self, binding: BindingDefinition) -> None:  # noqa: B027 - most types take any binding
         """Raise `PreconditionFailed` for a binding that makes no sense here."""
@@ -58,6 +60,8 @@ class DirectExchange(ExchangeType):
 class FanoutExchange(ExchangeType):
     """Every binding counts."""
 
+    uses_key = False
+
     def __init__(self) -> None:
         self._all: dict[Hashable, BindingDefinition] = {}
 
@@ -79,6 +83,7 @@ class HeadersExchange(ExchangeType):
     """
 
     cacheable = False
+    uses_key = False
 
     def __init__(self) -> None:
         self._all: dict[Hashable, tuple[BindingDefinition, bool, Arguments]] = {}

@@ -177,7 +177,7 @@ class Router:
             exchange = pending.pop()
             cacheable &= exchange.type.cacheable
             matched = False
-            for key in routing_keys:
+            for key in routing_keys if exchange.type.uses_key else routing_keys[:1]:
                 for binding in exchange.type.route(key, headers):
                     matched = True
                     name = binding.destination

@@ -132,6 +132,15 @@ class ExchangeContract:
         else:
             assert names(exchange.route("a.b", None)) != self.route(exchange)
 
+    def test_only_where_keys_say_nothing_all_have_the_same_route(
+        self, exchange: ExchangeType
+    ) -> None:
+        exchange.bind(self.matching("q"))
+
+        other = names(exchange.route("quite another", HEADERS))
+
+        assert (other == self.route(exchange)) is not exchange.uses_key
+
 
 class TestDirectExchange(ExchangeContract):
     kind = DirectExchange

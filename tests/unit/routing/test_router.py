@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from unittest.mock import Mock
 
 import pytest
 
@@ -180,6 +181,20 @@ def test_a_message_with_several_keys_goes_wherever_one_of_them_leads(router: Rou
         router.bind(binding("x", f"queue of {key}", key))
 
     assert route(router, "x", "c", "none", "a") == ("queue of c", "queue of a")
+
+
+@pytest.mark.parametrize("kind", ["fanout", "headers"])
+def test_an_exchange_that_heeds_no_key_is_asked_once_however_many_there_are(kind: str) -> None:
+    router = Router()
+    router.add_exchange(ExchangeDefinition("/", "x", kind))
+    router.bind(binding("x", "q"))
+    exchange_type = router.exchanges["x"].type
+    asked = Mock(wraps=exchange_type.route)
+    exchange_type.route = asked  # type: ignore[method-assign]
+
+    assert route(router, "x", "a", "b", "c") == ("q",)
+
+    assert asked.call_count == 1
 
 
 # -- from exchange to exchange -------------------------------------------------------------------

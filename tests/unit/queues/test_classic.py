@@ -30,6 +30,20 @@ class TestClassicQueue(QueueContract, QueueTimeContract):
         assert queue.stat().ready == 0
         assert queue.publish(fake_origin(), [b"later"]) == 4
 
+    def test_messages_that_come_within_a_millisecond_expire_under_one_origin(self) -> None:
+        log, keeper, origin = MemoryLog(), FakeKeeper(), fake_origin(ttl_ms=50)
+        queue = ClassicQueue(QueueDefinition("/", "q"), log, keeper)
+        for _ in range(2):
+            queue.publish(origin, numbered(1))
+        keeper.advance(1)
+        queue.publish(origin, numbered(1))
+
+        first, second, third = log.origins(range(3))
+
+        assert first is second
+        assert (first.expires_ms, third.expires_ms) == (1_000_050, 1_000_051)
+        assert origin.expires_ms is None
+
     def test_nobody_is_woken_for_messages_without_a_taker(self) -> None:
         woken: list[Queue] = []
         keeper = FakeKeeper()

@@ -20,6 +20,10 @@ class Traits:
     wanted without a queue (reply-to is amq.rabbitmq.reply-to). ``special``: the message cannot go
     the short way, because of an expiration, a user-id, a direct reply, or more routing keys in its
     headers (CC, BCC).
+
+    ``kept`` is what a message that waits in a queue keeps of them: `persistent` and `priority`, and
+    one object for all messages that agree in these. Headers are for routing; in a backlog they
+    would weigh more than the messages.
     """
 
     persistent: bool
@@ -29,6 +33,9 @@ class Traits:
     user_id: str | None = None
     direct_reply: bool = False
     special: bool = False
+    kept: "Traits" = attrs.field(
+        default=attrs.Factory(lambda self: self, takes_self=True), repr=False
+    )
 
 
 @attrs.define(eq=False)
@@ -36,6 +43,7 @@ class Origin:
     """What the messages of one publisher to one address share.
 
     ``address`` is exchange and routing key as two AMQP short strings, ready to be sent.
+    ``traits`` are those that are kept.
     ``channel`` and ``frame_max`` (octets) tell how the raw content frames were made: a consumer on
     the same channel number whose frames may be as large gets the very bytes.
 

@@ -77,7 +77,7 @@ class Publisher:
         if traits.special:
             return route.work + self._publish_special(event, route)
         origin = route.origin
-        if origin.traits is not traits:
+        if origin.traits is not traits.kept:
             origin = self._origin(method, traits)
         raws = self._a_turn_of(event, len(route.queues))
         return route.work + self._hand_over(Outgoing(origin, raws, route.queues, method.mandatory))
@@ -185,7 +185,7 @@ class Publisher:
             method.address,
             self._channel.number,
             self._session.connection.frame_max,
-            traits,
+            traits.kept,
             ttl_ms,
         )
 

@@ -7,7 +7,7 @@ content be framed anew.
 """
 
 import struct
-from functools import lru_cache
+from functools import cache, lru_cache
 from itertools import chain, repeat
 from typing import Any
 
@@ -128,7 +128,18 @@ def _walk(block: bytes) -> Traits:
         special = special or "CC" in headers or "BCC" in headers
     elif not special and not priority:
         return PERSISTENT if persistent else PLAIN
-    return Traits(persistent, headers, priority, expiration, user_id, direct_reply, special)
+    elif not special:
+        return _kept(persistent, priority)
+    kept = _kept(persistent, priority)
+    return Traits(persistent, headers, priority, expiration, user_id, direct_reply, special, kept)
+
+
+@cache  # Two times 256.
+def _kept(persistent: bool, priority: int) -> Traits:
+    """What messages keep of their traits while they wait."""
+    if priority:
+        return Traits(persistent, priority=priority)
+    return PERSISTENT if persistent else PLAIN
 
 
 def _malformed(what: str) -> MalformedSyntax:

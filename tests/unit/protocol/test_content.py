@@ -164,6 +164,20 @@ def test_what_needs_no_look_at_each_message_is_not_special(properties: dict[str,
     assert not read_properties(block(**properties)).special
 
 
+@pytest.mark.parametrize(
+    "properties",
+    [{}, {"priority": 3}, {"priority": 255, "delivery_mode": 2}, {"delivery_mode": 2}],
+)
+def test_messages_that_wait_share_what_is_kept_of_their_traits(properties: dict[str, Any]) -> None:
+    plain = read_properties(block(**properties))
+    special = read_properties(
+        block(headers={"CC": ["a"], "b": 1}, user_id="guest", expiration="1", **properties)
+    )
+
+    assert special.kept is plain.kept is plain
+    assert special.kept.headers is None
+
+
 def test_a_small_block_that_repeats_is_walked_once() -> None:
     octets = block(headers={"a": 1}, priority=3)
 

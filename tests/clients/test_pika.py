@@ -151,6 +151,80 @@ def test_a_headers_exchange_routes_by_all_and_by_any(channel: BlockingChannel) -
         channel.queue_purge(queue)
 
 
+def test_a_message_that_comes_back_without_confirms_is_called_back(
+    channel: BlockingChannel,
+) -> None:
+    returned: list[Any] = []
+    channel.add_on_return_callback(lambda _channel, *what: returned.append(what))
+
+    channel.basic_publish("amq.direct", "nowhere", b"body", mandatory=True)
+    channel.connection.process_data_events(PATIENCE_S)
+
+    [(method, _, body)] = returned
+    assert (method.reply_code, method.reply_text, body) == (312, "NO_ROUTE", b"body")
+
+
+def test_a_message_goes_through_a_chain_of_exchanges_once(channel: BlockingChannel) -> None:
+    for name in ("a", "b", "c"):
+        channel.exchange_declare(name, "fanout")
+    for source, destination in (("a", "b"), ("b", "c"), ("a", "c"), ("c", "a")):
+        channel.exchange_bind(destination, source)
+    channel.queue_declare("q")
+    channel.queue_bind("q", "c")
+
+    channel.basic_publish("a", "", b"through")
+    channel.exchange_unbind("b", "a")
+    channel.exchange_unbind("c", "a")
+    channel.basic_publish("a", "", b"nowhere")
+
+    got = [channel.basic_get("q", auto_ack=True) for _ in range(2)]
+    assert [body for _, _, body in got] == [b"through", None]
+
+
+def test_a_transaction_is_all_or_nothing(connect: Connect) -> None:
+    channel, other = connect().channel(), connect().channel()
+    channel.queue_declare("q")
+    channel.tx_select()
+
+    channel.basic_publish("", "q", b"1")
+    channel.tx_rollback()
+    for body in (b"2", b"3"):
+        channel.basic_publish("", "q", body)
+    assert other.basic_get("q") == (None, None, None)
+    channel.tx_commit()
+    method, _, body = channel.basic_get("q")
+    assert body == b"2"
+    channel.basic_ack(method.delivery_tag)
+    channel.tx_rollback()
+    channel.close()
+
+    got = [other.basic_get("q", auto_ack=True) for _ in range(3)]
+    assert [body for _, _, body in got] == [b"2", b"3", None]
+
+
+def test_a_call_is_answered_directly(channel: BlockingChannel) -> None:
+    """pika's example of direct reply-to: no queue for the answers."""
+    answers: list[bytes] = []
+
+    def serve(channel: BlockingChannel, method: Any, properties: Any, body: bytes) -> None:
+        assert properties.reply_to.startswith("amq.rabbitmq.reply-to.")
+        channel.basic_publish("", properties.reply_to, body.upper())
+        channel.basic_ack(method.delivery_tag)
+
+    def take(channel: BlockingChannel, _method: Any, _properties: Any, body: bytes) -> None:
+        answers.append(body)
+        channel.stop_consuming()
+
+    channel.queue_declare("server", exclusive=True, auto_delete=True)
+    channel.basic_consume("server", serve)
+    channel.basic_consume("amq.rabbitmq.reply-to", take, auto_ack=True)
+    properties = pika.BasicProperties(reply_to="amq.rabbitmq.reply-to")
+    channel.basic_publish("", "server", b"marco", properties)
+    channel.start_consuming()
+
+    assert answers == [b"MARCO"]
+
+
 # -- consuming ---------------------------------------------------------------------------------
 
 
@@ -255,6 +329,19 @@ def test_a_consumer_is_told_when_its_queue_is_deleted(connect: Connect) -> None:
     assert list(consumer) == []
 
 
+def test_a_consumer_that_is_called_back_is_told_when_its_queue_is_deleted(connect: Connect) -> None:
+    channel, other = connect().channel(), connect().channel()
+    channel.queue_declare("q")
+    told: list[str] = []
+    channel.add_on_cancel_callback(lambda frame: told.append(frame.method.consumer_tag))
+    tag = channel.basic_consume("q", lambda *_: None)
+
+    other.queue_delete("q")
+    channel.start_consuming()  # Until there is no consumer left.
+
+    assert told == [tag]
+
+
 @pytest.mark.parametrize(("queue", "exchange"), [("gone", "amq.direct"), ("q", "gone")])
 def test_unbinding_what_is_gone_is_no_fault(
     channel: BlockingChannel, queue: str, exchange: str
@@ -316,6 +403,14 @@ def test_a_virtual_host_that_is_not_there_is_refused(connect: Connect) -> None:
         connect(virtual_host="nowhere")
 
     assert "(530) 'NOT_ALLOWED - vhost nowhere not found'" in str(caught.value)
+
+
+def test_a_secret_can_be_renewed(connect: Connect) -> None:
+    connection = connect()
+
+    connection.update_secret("guest", "it was time")
+
+    assert connection.channel().queue_declare("q").method.queue == "q"
 
 
 def test_a_connection_is_not_blocked_as_long_as_there_is_memory(connect: Connect) -> None:
@@ -419,3 +514,69 @@ def test_thousands_of_publishes_are_confirmed_without_waiting_for_each(
 
     assert client.confirmed == set(range(1, 5001))
     assert client.delivered == [b"%d" % number for number in range(5000)]
+
+
+class Asked:
+    """A SelectConnection that does one thing after the other, each when the last was answered."""
+
+    def __init__(self, url: str) -> None:
+        self.answers: list[str] = []
+        self._channel: Any = None
+        self.connection = pika.SelectConnection(
+            pika.URLParameters(url),
+            on_open_callback=lambda connection: connection.channel(
+                on_open_callback=self._channel_opened
+            ),
+            on_close_callback=lambda connection, _: connection.ioloop.stop(),
+        )
+
+    def _channel_opened(self, channel: Any) -> None:
+        self._channel = channel
+        channel.add_on_close_callback(lambda *_: self.connection.close())
+        self._steps = iter(
+            (
+                lambda then: channel.exchange_declare("a", "topic", callback=then),
+                lambda then: channel.exchange_declare("b", "fanout", callback=then),
+                lambda then: channel.exchange_bind("b", "a", "key.*", callback=then),
+                lambda then: channel.queue_declare("q", callback=then),
+                lambda then: channel.queue_bind("q", "b", callback=then),
+                lambda then: channel.basic_qos(prefetch_count=1, callback=then),
+                lambda then: channel.tx_select(callback=then),
+                self._publish,
+                lambda then: channel.tx_rollback(callback=then),
+                self._publish,
+                lambda then: channel.tx_commit(callback=then),
+                lambda then: channel.basic_consume("q", self._took, callback=then),
+            )
+        )
+        self._next()
+
+    def _publish(self, then: Callable[[Any], None]) -> None:
+        self._channel.basic_publish("a", "key.1", b"body")
+        then(None)
+
+    def _next(self, answer: Any = None) -> None:
+        if answer is not None:
+            self.answers.append(answer.method.NAME)
+        for step in self._steps:
+            step(self._next)
+            break
+
+    def _took(self, channel: Any, method: Any, _properties: Any, body: bytes) -> None:
+        self.answers.append(f"{method.delivery_tag} {body.decode()}")
+        channel.basic_ack(method.delivery_tag)
+        channel.tx_commit(callback=lambda _: channel.close())
+
+
+def test_everything_can_be_asked_without_waiting(amqp_vhost: VHostForTest) -> None:
+    client = Asked(amqp_vhost.url)
+
+    client.connection.ioloop.start()
+    client.connection.ioloop.close()
+
+    assert client.answers == [
+        *("Exchange.DeclareOk", "Exchange.DeclareOk", "Exchange.BindOk"),
+        *("Queue.DeclareOk", "Queue.BindOk", "Basic.QosOk"),
+        *("Tx.SelectOk", "Tx.RollbackOk", "Tx.CommitOk"),
+        *("Basic.ConsumeOk", "1 body"),
+    ]

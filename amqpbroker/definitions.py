@@ -6,6 +6,7 @@ in.
 """
 
 import re
+import warnings
 from collections.abc import Hashable
 from datetime import datetime
 from decimal import Decimal
@@ -156,8 +157,10 @@ class UserDefinition:
 
 def _pattern(_: Any, field: "attrs.Attribute[str]", value: str) -> None:
     try:
-        re.compile(value)
-    except re.error as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", FutureWarning)  # "[[:alpha:]]" means something else.
+            re.compile(value)
+    except (re.error, FutureWarning) as error:
         raise DefinitionError(
             f"'{value}' is no regular expression for {field.name}: {error}"
         ) from error

@@ -26,7 +26,7 @@ from amqpbroker.definitions import (
 from amqpbroker.errors import ConnectionForced, HardError
 from amqpbroker.protocol.intake import WireLimits
 from amqpbroker.queues.classic import ClassicQueues
-from amqpbroker.queues.queue import QueueType
+from amqpbroker.queues.queue import Destination, QueueType
 from amqpbroker.routing.router import predeclared
 from amqpbroker.world import World
 
@@ -81,6 +81,7 @@ class Broker:
         self.turn = Turn()
         self.deadlines = Deadlines()
         self._keeper = QueueKeeper(self.turn.wake, world.clock, self.deadlines, self.apply)
+        self._replies: dict[str, Destination] = {}
         self.vhosts: dict[str, VHost] = {}
         self.users: dict[str, UserDefinition] = {}
         self._permissions: dict[tuple[str, str], PermissionDefinition] = {}
@@ -108,7 +109,7 @@ class Broker:
     def _put_vhost(self, definition: VHostDefinition) -> None:
         if definition.name in self.vhosts:
             return
-        vhost = VHost(definition.name, self._queue_types, self.apply, self._keeper)
+        vhost = VHost(definition.name, self._queue_types, self.apply, self._keeper, self._replies)
         self.vhosts[definition.name] = vhost
         for exchange in predeclared(definition.name):
             vhost.put_exchange(exchange)
@@ -135,7 +136,7 @@ class Broker:
                 del records[key]
         for session in list(self.sessions):
             if session.user is not None and session.user.name == definition.name:
-                session.fail(ConnectionForced(f"user '{definition.name}' was deleted"))
+                session.fail(ConnectionForced(f"user '{definition.name}' is deleted"))
 
     def _put_permission(self, definition: PermissionDefinition) -> None:
         self._permissions[definition.vhost, definition.user] = definition

@@ -3,7 +3,8 @@
 A peer consumes from the pseudo-queue ``amq.rabbitmq.reply-to`` and names it as reply-to of its
 requests. The broker puts an address in its place that nobody can guess; what is published there, by
 the default exchange, goes straight to the channel, and to nowhere once that is gone (RabbitMQ:
-Direct Reply-to).
+Direct Reply-to). For what waits for commit, and what goes back because no queue took it, a reply
+is not routed at all: it is on its way already, and in no queue (RabbitMQ).
 """
 
 import logging
@@ -50,7 +51,9 @@ class ReplyConsumer(Destination):
         if session.backlog_bytes > self._backlog_bytes_max:
             log.warning("%d replies to %s are lost: it takes none", len(raws), session.host)
         elif not self.version:
-            self._deliverer.send(Batch([origin] * len(raws), raws), redelivered=False)
+            for raw in raws:
+                tag = self._deliverer.send(Batch([origin], [raw]), redelivered=False)
+                self._channel.next_tag = tag  # Replies use no delivery tag up (RabbitMQ).
         return self._published
 
     def when_committed(self, call: Callable[[], None]) -> None:

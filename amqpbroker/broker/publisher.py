@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from amqpbroker.broker.confirms import ConfirmWindow
+from amqpbroker.broker.direct_reply import ReplyConsumer
 from amqpbroker.broker.transaction import Outgoing
 from amqpbroker.broker.turn import WORK_MAX
 from amqpbroker.definitions import field_type
@@ -100,12 +101,12 @@ class Publisher:
         return outgoing.work
 
     def send(self, outgoing: Outgoing) -> None:
-        """Give messages to their queues; what nobody wants goes back if it is mandatory."""
+        """Give messages to their queues; what no queue wants goes back if it is mandatory."""
         origin, raws = outgoing.origin, outgoing.raws
         targets = []
         for queue in outgoing.queues:
             targets.append((queue, queue.publish(origin, raws)))
-        if not targets and outgoing.mandatory:
+        if outgoing.mandatory and all(isinstance(to, ReplyConsumer) for to in outgoing.queues):
             self._return(origin, raws)
         self.window.published(raws, targets)
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from amqpbroker.broker.direct_reply import ReplyConsumer
 from amqpbroker.broker.unsettled import Delivered
 from amqpbroker.errors import PreconditionFailed
 from amqpbroker.message import Origin
@@ -50,12 +51,20 @@ class Transaction:
         """Deliveries that are settled, but not committed."""
 
     def publish(self, outgoing: Outgoing) -> None:
-        """Keep messages until commit. Raises `PreconditionFailed` if they become too many."""
+        """Keep messages until commit; direct replies wait for none (RabbitMQ).
+
+        Raises `PreconditionFailed` if they become too many.
+        """
         self._bytes += sum(map(len, outgoing.raws))
         if self._bytes > self._bytes_max:
             raise PreconditionFailed(
                 f"transaction is larger than configured max size {self._bytes_max}: commit earlier"
             )
+        replies = [to for to in outgoing.queues if isinstance(to, ReplyConsumer)]
+        if replies:
+            for consumer in replies:
+                consumer.publish(outgoing.origin, outgoing.raws)
+            outgoing.queues = tuple(to for to in outgoing.queues if to not in replies)
         self._published.append(outgoing)
 
     def settle(self, taken: list[Delivered], outcome: Outcome) -> None:

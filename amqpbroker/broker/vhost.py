@@ -42,12 +42,16 @@ class VHost:
         queue_types: Mapping[str, QueueType],
         submit: Callable[[Change], None],
         keeper: Keeper,
+        replies: dict[str, Destination],
     ) -> None:
         self.name = name
         self.router = Router()
         self.queues: dict[str, Queue] = {}
-        self.replies: dict[str, Destination] = {}
-        """Consumers of direct replies, by the address that the broker gave them."""
+        self.replies = replies
+        """Consumers of direct replies, by the address that the broker gave them.
+
+        All virtual hosts share them: who knows an address may answer from anywhere (RabbitMQ).
+        """
         self._queue_types = queue_types
         self._unbound: list[Exchange] = []
         self._deleting_unused = False

@@ -213,7 +213,7 @@ def test_a_virtual_host_is_entered_with_permission_only(
     )
 
 
-@pytest.mark.parametrize("pattern", ["(", "[a", "*"])
+@pytest.mark.parametrize("pattern", ["(", "[a", "*", "[[:alpha:]]"])
 @pytest.mark.parametrize("place", range(3))
 def test_a_pattern_must_be_a_regular_expression(pattern: str, place: int) -> None:
     rights = [".*", ".*", ".*"]
@@ -351,7 +351,7 @@ def test_a_user_who_is_deleted_is_thrown_out(
 
     [(channel, close)] = ann.received()
     assert channel == 0
-    assert close.reply_text == "CONNECTION_FORCED - user 'ann' was deleted"
+    assert close.reply_text == "CONNECTION_FORCED - user 'ann' is deleted"
     assert not broker.may_enter("ann", "/")
     assert peer.declare("q") == "q"
 

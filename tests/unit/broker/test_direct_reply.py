@@ -7,6 +7,7 @@ import pytest
 from pamqp import commands
 
 from amqpbroker.broker.broker import Broker, BrokerLimits
+from amqpbroker.definitions import PermissionDefinition, VHostDefinition, put
 from amqpbroker.testing.fakes import fake_world
 from amqpbroker.testing.peer import Peer
 
@@ -55,7 +56,7 @@ def test_a_reply_goes_to_the_channel_that_asked(client: Peer, server: Peer) -> N
     client.settle_down()
     deliveries = client.deliveries()
     assert [body for _, body in deliveries] == [b"1", b"2", b"3"]
-    assert [deliver.delivery_tag for deliver, _ in deliveries] == [1, 2, 3]
+    assert [deliver.delivery_tag for deliver, _ in deliveries] == [1, 1, 1]  # As RabbitMQ's.
     assert {deliver.consumer_tag for deliver, _ in deliveries} == {"replies"}
     assert {deliver.routing_key for deliver, _ in deliveries} == {reply_to}
 
@@ -64,9 +65,60 @@ def test_a_reply_is_confirmed(client: Peer, server: Peer) -> None:
     server.call(commands.Confirm.Select())
     ask(client)
 
-    server.publish(address(server), b"reply", mandatory=True)
+    server.publish(address(server), b"reply")
 
     assert [type(item) for _, item in server.received()] == [basic.Ack]
+
+
+def test_a_mandatory_reply_comes_back_though_it_arrives(client: Peer, server: Peer) -> None:
+    ask(client)
+
+    server.publish(address(server), b"reply", mandatory=True)
+
+    assert isinstance(server.received()[0][1], basic.Return)  # No queue has it (RabbitMQ).
+    client.settle_down()
+    assert [body for _, body in client.deliveries()] == [b"reply"]
+
+
+def test_replies_use_no_delivery_tag_up(client: Peer, server: Peer) -> None:
+    ask(client)
+    server.publish(address(server), b"1", b"2")
+    ask(client)
+    client.received()
+
+    client.send(basic.Get(queue="rpc"))
+
+    assert client.received()[0][1].delivery_tag == 1
+
+
+def test_a_reply_does_not_wait_for_commit(client: Peer, server: Peer) -> None:
+    ask(client)
+    reply_to = address(server)
+    server.call(commands.Tx.Select())
+
+    server.publish(reply_to, b"reply", mandatory=True)
+
+    client.settle_down()
+    assert [body for _, body in client.deliveries()] == [b"reply"]
+    assert server.received() == []
+    server.send(commands.Tx.Commit())
+    came = [type(item) for _, item in server.received()]
+    assert (came[0], came[-1]) == (basic.Return, commands.Tx.CommitOk)
+    client.settle_down()
+    assert client.deliveries() == []
+
+
+def test_a_reply_may_come_from_another_virtual_host(
+    client: Peer, server: Peer, connect: Connect, broker: Broker
+) -> None:
+    broker.apply(put(VHostDefinition("v")))
+    broker.apply(put(PermissionDefinition("v", "guest", ".*", ".*", ".*")))
+    ask(client)
+
+    connect(1, vhost="v").publish(address(server), b"reply")
+
+    client.settle_down()
+    assert [body for _, body in client.deliveries()] == [b"reply"]
 
 
 def test_a_reply_that_is_too_late_goes_nowhere(client: Peer, server: Peer) -> None:

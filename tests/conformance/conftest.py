@@ -1,0 +1,116 @@
+"""Collects the scripts: one test for each.
+
+They run in this process, against a broker of their own; with ``--against URL`` they run against
+the broker there, and are held against what RabbitMQ does (``differences.toml``).
+"""
+
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+from kit.conversation import Parted
+from kit.differences import Difference, as_theirs, load_differences
+from kit.drivers import Skipped, Socket
+from kit.run import run_against, run_in_process
+from kit.script import Script, load
+
+HERE = Path(__file__).parent
+_stash = pytest.StashKey["Setting"]()
+
+
+@attrs.define
+class Setting:
+    """What the run is about: against whom, and what is known beforehand."""
+
+    driver: Socket | None
+    differences: dict[str, list[Difference]]
+    pending: dict[str, str]
+    fulfilled: list[str] = attrs.Factory(list)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("conformance")
+    group.addoption("--against", help="amqp://HOST:PORT/ of a broker to compare with (RabbitMQ)")
+    group.addoption("--ctl", help="command line of its rabbitmqctl, for scripts with an operator")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    against = config.getoption("--against", None)
+    driver = Socket(against, config.getoption("--ctl")) if against else None
+    pending = HERE / "pending.toml"
+    known = tomllib.loads(pending.read_text()) if pending.exists() else {}
+    waits = {entry["script"]: entry["waits_for"] for entry in known.get("pending", [])}
+    config.stash[_stash] = Setting(driver, load_differences(HERE / "differences.toml"), waits)
+
+
+def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
+    if file_path.suffix == ".amqp":
+        return ScriptFile.from_parent(parent, path=file_path)
+    return None
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    for script in config.stash[_stash].fulfilled:
+        terminalreporter.write_line(f"pending.toml: this script passes, take it out: {script}")
+
+
+class ScriptFile(pytest.File):
+    """A file of scripts."""
+
+    def collect(self) -> Iterator[pytest.Item]:
+        for script in load(self.path):
+            yield ScriptItem.from_parent(self, name=script.title, script=script)
+
+
+class ScriptItem(pytest.Item):
+    """A script as a test."""
+
+    obj = None
+    """Plugins look for a test's function here."""
+
+    def __init__(self, script: Script, **options: Any) -> None:
+        super().__init__(**options)
+        self.script = script
+
+    def runtest(self) -> None:
+        setting = self.config.stash[_stash]
+        differences = setting.differences.get(self.script.id, [])
+        if setting.driver is not None:
+            self._compare(setting.driver, differences)
+        elif self.script.id in setting.pending:
+            self._try(setting)
+        else:
+            run_in_process(self.script)
+
+    def _compare(self, driver: Socket, differences: list[Difference]) -> None:
+        try:
+            run_against(as_theirs(self.script, differences), driver)
+            if differences:
+                self._check_that_they_differ(driver)
+        except Skipped as reason:
+            pytest.skip(str(reason))
+
+    def _check_that_they_differ(self, driver: Socket) -> None:
+        try:
+            run_against(self.script, driver)
+        except Parted:
+            return
+        pytest.fail("differences.toml: both do the same by now; take it out", pytrace=False)
+
+    def _try(self, setting: Setting) -> None:
+        try:
+            run_in_process(self.script)
+        except Exception:
+            pytest.xfail(f"waits for {setting.pending[self.script.id]}")
+        setting.fulfilled.append(self.script.id)
+
+    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
+        if isinstance(excinfo.value, Parted):
+            return str(excinfo.value)
+        return super().repr_failure(excinfo, style)
+
+    def reportinfo(self) -> tuple[Path, int, str]:
+        return self.path, self.script.line - 1, f"{self.path.name}: {self.script.title}"

@@ -105,6 +105,8 @@ class QueueDefinition:
     exclusive: bool = False
     auto_delete: bool = False
     arguments: Arguments = attrs.Factory(dict)
+    log_id: int = attrs.field(default=0, eq=False)
+    """Names the log of a durable queue; whoever decides on the change that makes it gives it."""
 
     @property
     def type(self) -> Any:

@@ -146,5 +146,9 @@ class ConfigError(Exception):
     """A setting that the node cannot start with; the text says which, and what would do."""
 
 
+class DataError(Exception):
+    """A data directory that is not to be used; the text says why, and what to do."""
+
+
 class DefinitionError(Exception):
     """A definition that makes no sense; the text says why. Nothing was changed."""

@@ -6,7 +6,7 @@ shares waiting messages out in turn, one each, as RabbitMQ does, but in strides:
 the indexes 0, 3, 6 …, 1, 4, 7 … and 2, 5, 8 …, each as one run.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from zlib import crc32
 
 from amqpbroker.definitions import QueueDefinition
@@ -36,7 +36,7 @@ class ClassicQueue(Queue):
         self._log = log
         self._keeper = keeper
         self._wake = keeper.wake
-        self._ready: Ready = Line(log.end)
+        self._ready: Ready = Line(log.fresh_from)
         self._unsettled = 0
         self._consumers: dict[Consumer, None] = {}
         self._rota = Rota()
@@ -52,6 +52,19 @@ class ClassicQueue(Queue):
         if "x-expires" in arguments:
             self._lease = Lease(arguments["x-expires"], keeper, self._is_used, self._is_unused)
         log.on_advance = self._log_advanced
+        self._line_up(log.recovered)
+
+    def _line_up(self, recovered: Sequence[range]) -> None:
+        """Messages of another life of the node wait; what may have been delivered is told so."""
+        ready, fresh_from = self._ready, self._log.fresh_from
+        for run in recovered:
+            if isinstance(ready, Priorities):
+                ready.give_back(run)
+            elif run.start < fresh_from:
+                ready.give_back(range(run.start, min(run.stop, fresh_from)))
+        if recovered:
+            self._expiry = Expiry(ready, self._log, self._keeper)
+            self._drop_expired()
 
     # -- in ------------------------------------------------------------------------------------
 
@@ -277,6 +290,7 @@ class ClassicQueue(Queue):
             consumer.cancelled()
         self._log_advanced()  # Nobody waits for the commit of a message that is gone.
         self._let_go()
+        self._log.delete()
         return count
 
     def _let_go(self) -> None:
@@ -302,12 +316,18 @@ def _least(one: int | None, other: int | None) -> int | None:
     return min(one, other)
 
 
+def _memory_log(definition: QueueDefinition) -> Log:
+    return MemoryLog(crc32(definition.name.encode("utf-8", "surrogateescape")))
+
+
 class ClassicQueues(QueueType):
-    """Classic queues whose logs live in memory."""
+    """Classic queues over the logs that ``open_log`` gives them: in memory, if nobody says more."""
+
+    def __init__(self, open_log: Callable[[QueueDefinition], Log] = _memory_log) -> None:
+        self._open_log = open_log
 
     def check(self, definition: QueueDefinition) -> None:
         check_declare(definition)
 
     def open(self, definition: QueueDefinition, keeper: Keeper) -> Queue:
-        shift = crc32(definition.name.encode("utf-8", "surrogateescape"))
-        return ClassicQueue(definition, MemoryLog(shift), keeper)
+        return ClassicQueue(definition, self._open_log(definition), keeper)

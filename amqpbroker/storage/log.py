@@ -15,10 +15,11 @@ half the memory.
 from abc import ABC, abstractmethod
 from array import array
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 
 from amqpbroker.message import Batch, Origin
+from amqpbroker.storage.segments import Place
 
 CHUNK_MAX = 1024
 """Messages in a chunk; also the most that one `Log.read` gives."""
@@ -39,6 +40,10 @@ class Log(ABC):
     readable: int
     committed: int
     on_advance: Callable[[], None] | None = None
+    recovered: Sequence[range] = ()
+    """Messages that were there when the log was opened; of another life of the node."""
+    fresh_from: int = 0
+    """Those of them from this index on were never delivered."""
 
     @abstractmethod
     def append(self, origin: Origin, raws: list[bytes]) -> int:
@@ -62,11 +67,32 @@ class Log(ABC):
     def settle(self, indexes: range) -> None:
         """Forget messages: each of them is settled once, and cannot be read any more."""
 
+    def delete(self) -> None:  # noqa: B027 - a log in memory goes with its last reference
+        """The queue is gone: nothing of the log is needed any more, and nothing is asked of it."""
 
-class _Chunk:
-    """Neighbouring messages: the first has index ``base``, the last one comes before ``stop``."""
 
-    __slots__ = ("base", "count", "live", "offsets", "origins", "packed", "raws", "stop")
+class Chunk:
+    """Neighbouring messages: the first has index ``base``, the last one comes before ``stop``.
+
+    Those that are settled have empty octets in ``raws``; ``live`` counts the others. What a log on
+    disk notes beside: ``gone`` has an octet for each message, not 0 for a settled one (None: none
+    is); ``place`` is where the chunk lies in a segment, if it does, and then it need not be in
+    memory; ``weight_bytes`` is what it counts for among those that wait in memory.
+    """
+
+    __slots__ = (
+        "base",
+        "count",
+        "gone",
+        "live",
+        "offsets",
+        "origins",
+        "packed",
+        "place",
+        "raws",
+        "stop",
+        "weight_bytes",
+    )
 
     def __init__(self, base: int, stop: int) -> None:
         self.base = base
@@ -77,11 +103,15 @@ class _Chunk:
         self.raws: list[bytes] = []
         self.packed = b""
         self.offsets: array[int] | None = None
+        self.gone: bytearray | None = None
+        self.place: Place | None = None
+        self.weight_bytes = 0
 
     def begin(self, base: int) -> None:
         """All that was there is settled: go on from ``base``."""
         self.base = base
         self.count = 0
+        self.gone = None
         self.origins.clear()
         self.raws.clear()
 
@@ -117,8 +147,8 @@ class MemoryLog(Log):
     def __init__(self, shift: int = 0) -> None:
         self.end = self.readable = self.committed = 0
         self._shift = shift % CHUNK_MAX
-        self._chunks: dict[int, _Chunk] = {}
-        self._last = _Chunk(0, CHUNK_MAX - self._shift)
+        self._chunks: dict[int, Chunk] = {}
+        self._last = Chunk(0, CHUNK_MAX - self._shift)
         self._read_end = 0
 
     def append(self, origin: Origin, raws: list[bytes]) -> int:
@@ -138,7 +168,7 @@ class MemoryLog(Log):
         self.end = self.readable = self.committed = end
         return end
 
-    def _next_chunk(self, full: _Chunk) -> _Chunk:
+    def _next_chunk(self, full: Chunk) -> Chunk:
         """Put the full chunk away.
 
         Packed, if it will have to wait; nowhere, if it is empty already.
@@ -147,14 +177,14 @@ class MemoryLog(Log):
             if self._read_end <= full.base:
                 full.pack()
             self._chunks[self._place(full.base)] = full
-        self._last = _Chunk(full.stop, full.stop + CHUNK_MAX)
+        self._last = Chunk(full.stop, full.stop + CHUNK_MAX)
         return self._last
 
     def _place(self, index: int) -> int:
         """Which chunk an index belongs to."""
         return (index + self._shift) // CHUNK_MAX
 
-    def _chunk_of(self, index: int) -> _Chunk:
+    def _chunk_of(self, index: int) -> Chunk:
         chunk = self._last
         if index < chunk.base:
             chunk = self._chunks[self._place(index)]
@@ -163,8 +193,7 @@ class MemoryLog(Log):
 
     def read(self, indexes: range) -> Batch:
         chunk = self._chunk_of(indexes[0])
-        if chunk.offsets is not None:
-            chunk.unpack()
+        self._make_ready(chunk)
         here = _inside(indexes, chunk)
         raws = chunk.raws[_slice(here, chunk.base)]
         if len(raws) > 1 and sum(map(len, raws)) > READ_BYTES_MAX:
@@ -173,6 +202,11 @@ class MemoryLog(Log):
             raws = raws[: len(here)]
         self._read_end = max(self._read_end, here[-1] + 1)
         return Batch(chunk.origins[_slice(here, chunk.base)], raws)
+
+    def _make_ready(self, chunk: Chunk) -> None:
+        """See that the messages of a chunk can be read."""
+        if chunk.offsets is not None:
+            chunk.unpack()
 
     def origins(self, indexes: range) -> list[Origin]:
         chunk = self._chunk_of(indexes[0])
@@ -186,18 +220,22 @@ class MemoryLog(Log):
             chunk = self._chunk_of(indexes[0])
             here = _inside(indexes, chunk)
             indexes = indexes[len(here) :]
-            chunk.live -= len(here)
-            assert chunk.live >= 0, (chunk.base, chunk.live)
-            if chunk.live:
-                if chunk.offsets is None:
-                    chunk.raws[_slice(here, chunk.base)] = _NOTHING[: len(here)]
-            elif chunk is self._last:
-                chunk.begin(self.end)
-            else:
-                del self._chunks[self._place(chunk.base)]
+            self._forget(chunk, here)
+
+    def _forget(self, chunk: Chunk, here: range) -> None:
+        """Let go of messages of one chunk, and of the chunk with the last of them."""
+        chunk.live -= len(here)
+        assert chunk.live >= 0, (chunk.base, chunk.live)
+        if chunk.live:
+            if chunk.raws:
+                chunk.raws[_slice(here, chunk.base)] = _NOTHING[: len(here)]
+        elif chunk is self._last:
+            chunk.begin(self.end)
+        else:
+            del self._chunks[self._place(chunk.base)]
 
 
-def _extend(chunk: _Chunk, origin: Origin, raws: list[bytes]) -> None:
+def _extend(chunk: Chunk, origin: Origin, raws: list[bytes]) -> None:
     added = len(raws)
     chunk.raws += raws
     chunk.origins += [origin] * added
@@ -205,7 +243,7 @@ def _extend(chunk: _Chunk, origin: Origin, raws: list[bytes]) -> None:
     chunk.live += added
 
 
-def _inside(indexes: range, chunk: _Chunk) -> range:
+def _inside(indexes: range, chunk: Chunk) -> range:
     """The first of ``indexes``, as far as they lie in ``chunk``."""
     stop = chunk.base + chunk.count
     if indexes[-1] < stop:

@@ -1,11 +1,12 @@
 """The classic queue."""
 
+import attrs
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from amqpbroker.definitions import QueueDefinition
+from amqpbroker.definitions import Arguments, QueueDefinition
 from amqpbroker.queues.classic import ClassicQueue, ClassicQueues
 from amqpbroker.queues.queue import Keeper, Outcome, Queue
 from amqpbroker.storage.log import Log, MemoryLog
@@ -20,15 +21,39 @@ class TestClassicQueue(QueueContract, QueueTimeContract):
     def open(self, definition: QueueDefinition, log: Log, keeper: Keeper) -> Queue:
         return ClassicQueue(definition, log, keeper)
 
-    def test_a_queue_over_a_log_that_goes_on_begins_at_its_end(self) -> None:
+    @pytest.mark.parametrize("arguments", [{}, {"x-max-priority": 5}])
+    def test_messages_of_another_life_wait_and_may_have_been_delivered(
+        self, arguments: Arguments
+    ) -> None:
         log = MemoryLog()
-        log.append(fake_origin(), numbered(3))
-        log.settle(range(3))
+        log.append(fake_origin(), numbered(10))
+        log.settle(range(2, 4))
+        log.recovered, log.fresh_from = [range(2), range(4, 10)], 6
 
-        queue = ClassicQueue(QueueDefinition("/", "q"), log, FakeKeeper())
+        queue = ClassicQueue(QueueDefinition("/", "q", arguments=arguments), log, FakeKeeper())
 
+        assert queue.stat().ready == 8
+        assert queue.publish(fake_origin(), [b"later"]) == 11
+        consumer = FakeConsumer(credit=100)
+        queue.consume(consumer)
+        queue.dispatch(100)
+        assert [taken.index for taken in consumer.taken] == [0, 1, *range(4, 11)]
+        fresh = [taken.index for taken in consumer.taken if not taken.redelivered]
+        assert fresh == ([10] if arguments else [6, 7, 8, 9, 10])
+
+    def test_messages_of_another_life_expire_when_they_would_have(self) -> None:
+        log, keeper = MemoryLog(), FakeKeeper()
+        for expires_ms in (1_000_010, 1_000_090):
+            log.append(attrs.evolve(fake_origin(), expires_ms=expires_ms), numbered(1))
+        log.recovered, log.fresh_from = [range(2)], 2
+
+        queue = ClassicQueue(QueueDefinition("/", "q"), log, keeper)
+
+        assert queue.stat().ready == 2
+        keeper.advance(50)
+        assert queue.stat().ready == 1
+        keeper.advance(50)
         assert queue.stat().ready == 0
-        assert queue.publish(fake_origin(), [b"later"]) == 4
 
     def test_messages_that_come_within_a_millisecond_expire_under_one_origin(self) -> None:
         log, keeper, origin = MemoryLog(), FakeKeeper(), fake_origin(ttl_ms=50)

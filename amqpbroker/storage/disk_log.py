@@ -1,0 +1,422 @@
+"""The log of a queue on a node that has a disk.
+
+In memory it is a `MemoryLog`. Persistent messages of a durable queue are told to the node's
+`Journal` too, and are committed when that has synced them; so is what becomes of them. Chunks that
+have to wait while the memory for waiting ones is used up go to segments, transient ones as well,
+and come back when they are read.
+
+The journal is not endless: now and then it is begun anew, and every log says in it where it stands
+(`restate`). Whatever has waited so long lies in segments by then (`settle_down`), but for a residue
+that is not worth a file and is said again.
+"""
+
+import struct
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+
+import attrs
+
+from amqpbroker.message import Origin
+from amqpbroker.storage.format import FormatError, encode_image
+from amqpbroker.storage.log import CHUNK_MAX, Chunk, MemoryLog
+from amqpbroker.storage.segments import Place, Segments
+
+RESIDUE_BYTES_MAX = 1024 * 1024
+"""Messages of one log that are said again when the journal begins anew, rather than put away."""
+
+_STATE_HEAD = struct.Struct("<QQI")
+"""End, index behind the last that was read, chunks in segments."""
+_STATE_CHUNK = struct.Struct("<QIIIIIIIB")
+"""First index, indexes, live messages, the five of `Place`, whether a bitmap follows."""
+_GONE = b"\1" * CHUNK_MAX
+
+
+class Journal(ABC):
+    """What a log tells of its persistent messages, to have it kept."""
+
+    @abstractmethod
+    def messages(self, log: "DiskLog", first: int, origin: Origin, raws: list[bytes]) -> None:
+        """A run was appended from index ``first`` on; `DiskLog.synced` tells when it is kept."""
+
+    @abstractmethod
+    def settled(self, log: "DiskLog", indexes: range) -> None:
+        """Messages are gone."""
+
+    @abstractmethod
+    def forget(self, log: "DiskLog") -> None:
+        """The log is deleted: nothing that it has told matters any more."""
+
+
+@attrs.define
+class Waiting:
+    """What chunks that wait in memory occupy, over all logs of a node."""
+
+    bytes_max: int
+    bytes: int = 0
+
+
+@attrs.frozen
+class ChunkState:
+    """A chunk in a segment, as `DiskLog.restate` tells of it."""
+
+    first: int
+    count: int
+    live: int
+    place: Place
+    gone: bytes | None
+
+
+@attrs.frozen
+class LogState:
+    """Where a log stands, apart from the messages that lie in no segment.
+
+    Messages below ``read_end`` may have been delivered.
+    """
+
+    end: int
+    read_end: int
+    chunks: list[ChunkState]
+
+    def encode(self) -> list[bytes]:
+        """Pieces that say it."""
+        pieces = [_STATE_HEAD.pack(self.end, self.read_end, len(self.chunks))]
+        for chunk in self.chunks:
+            place, gone = chunk.place, chunk.gone
+            pieces.append(
+                _STATE_CHUNK.pack(
+                    chunk.first,
+                    chunk.count,
+                    chunk.live,
+                    *attrs.astuple(place),
+                    gone is not None,
+                )
+            )
+            if gone is not None:
+                pieces.append(_bits(gone))
+        return pieces
+
+    @classmethod
+    def decode(cls, payload: bytes) -> "LogState":
+        """What `encode` said. Raises `FormatError`."""
+        try:
+            end, read_end, count = _STATE_HEAD.unpack_from(payload)
+            position = _STATE_HEAD.size
+            chunks = []
+            for _ in range(count):
+                first, messages, live, *place, has_gone = _STATE_CHUNK.unpack_from(
+                    payload, position
+                )
+                position += _STATE_CHUNK.size
+                gone = None
+                if has_gone:
+                    size = (messages + 7) // 8
+                    gone = _flags(payload[position : position + size], messages)
+                    position += size
+                chunks.append(ChunkState(first, messages, live, Place(*place), gone))
+        except (struct.error, ValueError) as error:
+            raise FormatError("the state of a log is cut off") from error
+        return cls(end, read_end, chunks)
+
+
+def _bits(flags: bytes) -> bytes:
+    """Octets that are 0 or 1 as bits."""
+    number = int(flags[::-1].translate(_DIGITS), 2)
+    return number.to_bytes((len(flags) + 7) // 8, "little")
+
+
+def _flags(bits: bytes, count: int) -> bytes:
+    """Bits as octets that are 0 or 1. Raises `ValueError` if there are not enough."""
+    if len(bits) < (count + 7) // 8:
+        raise ValueError("a bitmap is cut off")
+    digits = f"{int.from_bytes(bits, 'little'):0{count}b}"
+    return bytes(digit == "1" for digit in reversed(digits))
+
+
+_DIGITS = b"01" + b"1" * 254
+
+
+class DiskLog(MemoryLog):
+    """A log whose chunks may lie in ``segments``.
+
+    ``journal`` is None if nothing in it outlives the node.
+    """
+
+    def __init__(
+        self, log_id: int, segments: Segments, waiting: Waiting, journal: Journal | None
+    ) -> None:
+        super().__init__(shift=log_id * 97)
+        self.log_id = log_id
+        self.epoch = 1
+        self._segments = segments
+        self._waiting = waiting
+        self._journal = journal
+        self._has_persistent = False
+        self._uncommitted = False
+        self._loaded: Chunk | None = None
+        self._empty: list[Place] = []
+        self._empty_before: list[Place] = []
+
+    # -- the marks -----------------------------------------------------------------------------
+
+    def append(self, origin: Origin, raws: list[bytes]) -> int:
+        first, committed = self.end, self.committed
+        end = super().append(origin, raws)
+        if self._journal is not None and origin.traits.persistent:
+            self._journal.messages(self, first, origin, raws)
+            self._has_persistent = self._uncommitted = True
+        if self._uncommitted:
+            self.committed = committed
+        return end
+
+    def synced(self, end: int, is_all: bool) -> None:
+        """The journal keeps all that was told of messages below ``end``.
+
+        ``is_all``: nothing else was told since.
+        """
+        self.committed = self.end if is_all else end
+        self._uncommitted = not is_all
+        # A segment goes when it is kept that all its messages have: by now, if it was told before
+        # the batch before this one was synced.
+        for place in self._empty_before:
+            self._segments.release(place)
+        self._empty_before, self._empty = self._empty, []
+        if self.on_advance is not None:
+            self.on_advance()
+
+    # -- memory --------------------------------------------------------------------------------
+
+    def _next_chunk(self, full: Chunk) -> Chunk:
+        last = super()._next_chunk(full)
+        if full.live:
+            self._keep_waiting(full)
+        return last
+
+    def _keep_waiting(self, chunk: Chunk) -> None:
+        """A full chunk waits: in memory while there is room, else in a segment."""
+        size = len(chunk.packed) or sum(map(len, chunk.raws))
+        if self._waiting.bytes + size <= self._waiting.bytes_max or self._read_end > chunk.base:
+            chunk.weight_bytes = size
+            self._waiting.bytes += size
+        else:
+            self._put_away(chunk)
+            self._drop(chunk)
+
+    def _put_away(self, chunk: Chunk) -> None:
+        """Write a chunk to a segment; it stays in memory."""
+        MemoryLog._make_ready(self, chunk)
+        gone = chunk.gone and bytes(chunk.gone[: chunk.count])
+        origins, raws = chunk.origins, chunk.raws
+        if gone:
+            origins = [origin for origin, mark in zip(origins, gone, strict=True) if not mark]
+            raws = [raw for raw, mark in zip(raws, gone, strict=True) if not mark]
+        pieces = encode_image(chunk.base, origins, raws, gone)
+        transient = sum(not origin.traits.persistent for origin in origins)
+        chunk.place = self._segments.store(pieces, chunk.base, chunk.count, len(raws), transient)
+
+    def _drop(self, chunk: Chunk) -> None:
+        """Let a chunk that lies in a segment leave memory."""
+        self._lighten(chunk)
+        chunk.raws, chunk.origins = [], []
+        chunk.packed, chunk.offsets = b"", None
+
+    def _lighten(self, chunk: Chunk) -> None:
+        self._waiting.bytes -= chunk.weight_bytes
+        chunk.weight_bytes = 0
+
+    def _make_ready(self, chunk: Chunk) -> None:
+        if chunk.origins:
+            super()._make_ready(chunk)
+            return
+        loaded, self._loaded = self._loaded, chunk
+        if loaded is not None and loaded.place is not None and loaded.live:
+            self._drop(loaded)
+        assert chunk.place is not None
+        image = self._segments.load(chunk.place)
+        raws: list[bytes] = [b""] * chunk.count
+        origins = [image.origins[0]] * chunk.count
+        for index, origin, raw in zip(image.indexes, image.origins, image.raws, strict=True):
+            raws[index - chunk.base] = raw
+            origins[index - chunk.base] = origin
+        chunk.raws, chunk.origins = raws, origins
+
+    def origins(self, indexes: range) -> list[Origin]:
+        chunk = self._chunk_of(indexes[0])
+        if not chunk.origins:
+            self._make_ready(chunk)
+        return super().origins(indexes)
+
+    # -- what becomes of messages --------------------------------------------------------------
+
+    def _forget(self, chunk: Chunk, here: range) -> None:
+        if self._has_persistent and self._journal is not None:
+            self._journal.settled(self, here)
+        if len(here) < chunk.live:
+            if chunk.gone is None:
+                chunk.gone = bytearray(CHUNK_MAX)
+            start, stop = here[0] - chunk.base, here[-1] - chunk.base + 1
+            chunk.gone[start : stop : here.step] = _GONE[: len(here)]
+        super()._forget(chunk, here)
+        if not chunk.live:
+            self._lighten(chunk)
+            if chunk.place is not None:
+                if self._has_persistent:
+                    self._empty.append(chunk.place)
+                else:
+                    self._segments.release(chunk.place)
+
+    def delete(self) -> None:
+        for chunk in self._chunks.values():
+            self._lighten(chunk)
+        if self._journal is not None:
+            self._journal.forget(self)
+        self._segments.remove_all()
+
+    # -- saying where it stands ----------------------------------------------------------------
+
+    def _all_chunks(self) -> Iterator[Chunk]:
+        yield from self._chunks.values()
+        if self._last.live:
+            yield self._last
+
+    def settle_down(self) -> bool:
+        """Put chunks into segments, unless all of them together are a small residue.
+
+        Whether `Segments.sync` is needed before `restate` may speak of them.
+        """
+        apart = [chunk for chunk in self._chunks.values() if chunk.place is None]
+        if sum(map(_weight, apart)) + _weight(self._last) > RESIDUE_BYTES_MAX:
+            for chunk in apart:
+                self._put_away(chunk)
+        return not self._segments.is_synced
+
+    async def sync_segments(self) -> None:
+        """Make all chunks last that lie in segments. Raises `OSError`."""
+        await self._segments.sync()
+
+    def restate(self) -> tuple[LogState, list[tuple[range, list[bytes]]]]:
+        """Where the log stands, and its persistent messages that lie in no segment.
+
+        These as images, each with the indexes that it speaks of.
+        """
+        chunks = []
+        images = []
+        for chunk in self._all_chunks():
+            if chunk.place is not None:
+                gone = chunk.gone and bytes(chunk.gone[: chunk.count])
+                chunks.append(
+                    ChunkState(chunk.base, chunk.count, chunk.live, chunk.place, gone or None)
+                )
+            elif self._has_persistent:
+                image = _persistent_image(chunk)
+                if image:
+                    images.append((range(chunk.base, chunk.base + chunk.count), image))
+        return LogState(self.end, self._read_end, chunks), images
+
+    # -- the start -----------------------------------------------------------------------------
+
+    def recover(self, state: LogState, messages: dict[int, tuple[Origin, bytes]]) -> None:
+        """Begin where the node has ended; ``messages`` lie in no segment, and outlive it."""
+        self.end = self.readable = self.committed = state.end
+        self._has_persistent = True
+        chunks: dict[int, Chunk] = {}
+        for there in state.chunks:
+            chunk = Chunk(there.first, there.first + there.count)
+            chunk.count, chunk.live, chunk.place = there.count, there.live, there.place
+            if there.gone is not None:
+                chunk.gone = bytearray(there.gone.ljust(CHUNK_MAX, b"\0"))
+            chunks[self._place(there.first)] = chunk
+            self._segments.keep(there.place)
+        for index in sorted(messages):
+            self._recover_message(chunks, index, *messages[index])
+        border = (self._place(self.end) + 1) * CHUNK_MAX - self._shift
+        self._last = chunks.pop(self._place(self.end), Chunk(self.end, border))
+        _fill_up(self._last, self.end)
+        self._chunks = dict(sorted(chunks.items()))
+        for chunk in chunks.values():
+            self._drop_transient(chunk)
+        self.recovered = self._live_runs()
+        fresh_from = self.end
+        if self.recovered and self.recovered[-1].stop == self.end:
+            fresh_from = self.recovered[-1].start
+        self.fresh_from = max(state.read_end, fresh_from)
+        self._read_end = state.read_end
+
+    def _recover_message(
+        self, chunks: dict[int, Chunk], index: int, origin: Origin, raw: bytes
+    ) -> None:
+        """A message that lies in no segment; they come in the order of their indexes."""
+        place = self._place(index)
+        chunk = chunks.get(place)
+        if chunk is None:
+            chunk = chunks[place] = Chunk(index, (place + 1) * CHUNK_MAX - self._shift)
+        _fill_up(chunk, index)
+        chunk.raws.append(raw)
+        chunk.origins.append(origin)
+        chunk.count += 1
+        chunk.live += 1
+
+    def _drop_transient(self, chunk: Chunk) -> None:
+        """What does not outlive a node ends with it."""
+        if chunk.place is None or not chunk.place.transient:
+            return
+        self._make_ready(chunk)
+        gone = chunk.gone or bytes(chunk.count)
+        transient = [
+            chunk.base + offset
+            for offset, origin in enumerate(chunk.origins)
+            if not gone[offset] and not origin.traits.persistent
+        ]
+        for index in transient:
+            self._forget(chunk, range(index, index + 1))
+
+    def _live_runs(self) -> list[range]:
+        """All messages that are there, in runs."""
+        runs: list[range] = []
+        for chunk in self._all_chunks():
+            gone = bytes(chunk.count) if chunk.gone is None else bytes(chunk.gone[: chunk.count])
+            start = gone.find(0)
+            while start >= 0:
+                stop = gone.find(1, start)
+                stop = chunk.count if stop < 0 else stop
+                first, end = chunk.base + start, chunk.base + stop
+                if runs and runs[-1].stop == first:
+                    runs[-1] = range(runs[-1].start, end)
+                else:
+                    runs.append(range(first, end))
+                start = gone.find(0, stop)
+        return runs
+
+
+def _fill_up(chunk: Chunk, index: int) -> None:
+    """What is missing in a chunk up to ``index`` is gone."""
+    missing = index - chunk.base - chunk.count
+    if not chunk.count:
+        chunk.base = index
+    elif missing:
+        if chunk.gone is None:
+            chunk.gone = bytearray(CHUNK_MAX)
+        chunk.gone[chunk.count : chunk.count + missing] = _GONE[:missing]
+        chunk.raws += [b""] * missing
+        chunk.origins += [chunk.origins[-1]] * missing
+        chunk.count += missing
+
+
+def _weight(chunk: Chunk) -> int:
+    return len(chunk.packed) or sum(map(len, chunk.raws))
+
+
+def _persistent_image(chunk: Chunk) -> list[bytes]:
+    """The image of the live persistent messages of a chunk in memory; empty if there are none."""
+    if chunk.offsets is not None:
+        chunk.unpack()
+    gone = bytearray(chunk.gone[: chunk.count]) if chunk.gone else bytearray(chunk.count)
+    origins, raws = [], []
+    for place, origin in enumerate(chunk.origins):
+        if gone[place]:
+            continue
+        if not origin.traits.persistent:
+            gone[place] = 1
+            continue
+        origins.append(origin)
+        raws.append(chunk.raws[place])
+    return encode_image(chunk.base, origins, raws, gone) if raws else []

@@ -1,0 +1,300 @@
+"""The octets that storage writes: images of messages, and batches of the write-ahead log.
+
+An *image* holds messages of one log: the index of the first, which of those behind it are there,
+what they share (runs of one `Origin`), their sizes, their octets. The write-ahead log carries
+images as they are published, segments carry those that wait for long.
+
+A *batch* is what is written and synced at once: a header with a checksum of its own, a directory of
+the messages within, and records with a checksum each. A reader can therefore tell what a damaged
+record has taken along, and go on behind it. ``synced_to`` in the header is the number of the last
+batch that was known to be synced when this one was written: damage up to there is damage; beyond,
+it may be the end of what a crash let through.
+
+All numbers are little-endian. Whatever cannot be decoded raises `FormatError`.
+"""
+
+import struct
+import sys
+from array import array
+from collections.abc import Iterable
+from enum import IntEnum
+from itertools import accumulate, groupby, pairwise
+from zlib import crc32
+
+import attrs
+
+from amqpbroker.message import Origin, Traits
+
+FORMAT_VERSION = 1
+
+_NO_EXPIRY = -1
+_PERSISTENT = 1
+_SPARSE = 1
+_SIZE_BYTES = 4
+
+_IMAGE_HEAD = struct.Struct("<QIIHB")
+"""First index, indexes, messages that are there, runs, flags."""
+_RUN_HEAD = struct.Struct("<IBBHIqH")
+"""Messages, flags, priority, channel, frame_max, expires_ms, octets of the address."""
+_BATCH_HEAD = struct.Struct("<4sQQIII")
+"""Mark, number, synced_to, directory entries, octets of the records, checksum of the directory."""
+_DIRECTORY_ENTRY = struct.Struct("<QIQI")
+"""Log, epoch, first index, messages."""
+_RECORD_HEAD = struct.Struct("<IIBQI")
+"""Octets of the payload, checksum of all that follows it, kind, log, epoch."""
+_CHECKSUM = struct.Struct("<I")
+_RANGE = struct.Struct("<QQI")
+_BATCH_MARK = b"\xb2WAL"
+_BATCH_HEAD_BYTES = _BATCH_HEAD.size + _CHECKSUM.size
+
+
+class FormatError(Exception):
+    """Octets that are not what was written there."""
+
+
+# -- images --------------------------------------------------------------------------------------
+
+
+@attrs.define
+class Image:
+    """Messages of one log: ``indexes[i]`` has ``origins[i]`` and ``raws[i]``.
+
+    It speaks of all indexes from ``first`` on that lie before ``end``, be there a message or not.
+    """
+
+    first: int
+    end: int
+    indexes: list[int]
+    origins: list[Origin]
+    raws: list[bytes]
+
+
+def encode_image(
+    first: int,
+    origins: list[Origin],
+    raws: list[bytes],
+    gone: bytes | bytearray | None = None,
+) -> list[bytes]:
+    """Pieces that together are the image of messages from index ``first`` on.
+
+    ``gone`` has an octet for each index, not 0 where there is no message; without it there are no
+    gaps.
+    """
+    runs = [(origin, len(list(run))) for origin, run in groupby(origins)]
+    count, flags = (len(raws), 0) if gone is None else (len(gone), _SPARSE)
+    return [
+        _IMAGE_HEAD.pack(first, count, len(raws), len(runs), flags),
+        *[_encode_run(origin, messages) for origin, messages in runs],
+        bytes(gone or b""),
+        _octets(array("I", map(len, raws))),
+        *raws,
+    ]
+
+
+def decode_image(data: bytes) -> Image:
+    """The messages in an image; those of one run share an `Origin`. Raises `FormatError`."""
+    try:
+        first, count, present, run_count, flags = _IMAGE_HEAD.unpack_from(data)
+        position = _IMAGE_HEAD.size
+        origins: list[Origin] = []
+        for _ in range(run_count):
+            origin, messages, position = _decode_run(data, position)
+            origins += [origin] * messages
+        indexes = list(range(first, first + count))
+        if flags & _SPARSE:
+            gone = data[position : position + count]
+            position += count
+            indexes = [index for index, mark in zip(indexes, gone, strict=True) if not mark]
+        sizes = _numbers(data[position : position + present * _SIZE_BYTES])
+    except (struct.error, ValueError, IndexError) as error:
+        raise FormatError("an image of messages is cut off") from error
+    ends = accumulate(sizes, initial=position + present * _SIZE_BYTES)
+    raws = [data[start:stop] for start, stop in pairwise(ends)]
+    found = position + present * _SIZE_BYTES + sum(sizes)
+    if found != len(data) or not len(indexes) == len(origins) == len(raws) == present:
+        raise FormatError("an image of messages does not add up")
+    return Image(first, first + count, indexes, origins, raws)
+
+
+def _encode_run(origin: Origin, messages: int) -> bytes:
+    traits = origin.traits
+    return (
+        _RUN_HEAD.pack(
+            messages,
+            _PERSISTENT if traits.persistent else 0,
+            traits.priority,
+            origin.channel,
+            origin.frame_max,
+            _NO_EXPIRY if origin.expires_ms is None else origin.expires_ms,
+            len(origin.address),
+        )
+        + origin.address
+    )
+
+
+def _decode_run(data: bytes, position: int) -> tuple[Origin, int, int]:
+    """A run's origin, its messages, and where it ends."""
+    messages, flags, priority, channel, frame_max, expires_ms, size = _RUN_HEAD.unpack_from(
+        data, position
+    )
+    position += _RUN_HEAD.size
+    address = data[position : position + size]
+    position += size
+    border = 1 + address[0]
+    origin = Origin(
+        address[1:border].decode("utf-8", "surrogateescape"),
+        address[border + 1 :].decode("utf-8", "surrogateescape"),
+        address,
+        channel,
+        frame_max,
+        Traits(bool(flags & _PERSISTENT), priority=priority),
+        expires_ms=None if expires_ms == _NO_EXPIRY else expires_ms,
+    )
+    return origin, messages, position
+
+
+def _octets(numbers: "array[int]") -> bytes:
+    if sys.byteorder == "big":
+        numbers.byteswap()
+    return numbers.tobytes()
+
+
+def _numbers(octets: bytes) -> "array[int]":
+    numbers = array("I", octets)
+    if sys.byteorder == "big":
+        numbers.byteswap()
+    return numbers
+
+
+# -- records -------------------------------------------------------------------------------------
+
+
+class Kind(IntEnum):
+    """What a record of the write-ahead log says."""
+
+    MESSAGES = 1
+    """An image of messages that were published."""
+    SETTLED = 2
+    """Ranges of indexes that are gone."""
+    STATE = 3
+    """Where a log stands: all that was said of it before is void."""
+    RESTATED = 4
+    """All logs have said where they stand: older files are not needed any more."""
+    STOPPED = 5
+    """The node has stopped in good order: every log has said where it stands."""
+
+
+_KINDS = frozenset(Kind)
+
+
+@attrs.define
+class Record:
+    """One record: its kind, the log that it is about, under which leader, and what it says."""
+
+    kind: Kind
+    log_id: int
+    epoch: int
+    payload: bytes
+
+
+@attrs.define
+class DirectoryEntry:
+    """Messages that a batch holds: ``count`` of one log, from index ``first`` on."""
+
+    log_id: int
+    epoch: int
+    first: int
+    count: int
+
+
+def encode_record(kind: Kind, log_id: int, epoch: int, pieces: Iterable[bytes]) -> bytes:
+    """A record around ``pieces``."""
+    payload = b"".join(pieces)
+    head = _RECORD_HEAD.pack(len(payload), 0, kind, log_id, epoch)
+    checksum = crc32(payload, crc32(head[8:]))
+    return head[:4] + _CHECKSUM.pack(checksum) + head[8:] + payload
+
+
+def decode_record(data: bytes, position: int, end: int) -> tuple[Record | None, int]:
+    """The record at ``position``, and where it ends.
+
+    None for a damaged one whose end can be seen all the same. Raises `FormatError` if it cannot.
+    """
+    if position + _RECORD_HEAD.size > end:
+        raise FormatError("a record is cut off")
+    size, checksum, kind, log_id, epoch = _RECORD_HEAD.unpack_from(data, position)
+    start = position + _RECORD_HEAD.size
+    stop = start + size
+    if stop > end:
+        raise FormatError("a record is cut off")
+    payload = data[start:stop]
+    if crc32(payload, crc32(data[position + 8 : start])) != checksum or kind not in _KINDS:
+        return None, stop
+    return Record(Kind(kind), log_id, epoch, payload), stop
+
+
+def encode_ranges(ranges: Iterable[range]) -> list[bytes]:
+    """Pieces that say which indexes are meant."""
+    return [_RANGE.pack(run.start, run.stop, run.step) for run in ranges]
+
+
+def decode_ranges(payload: bytes) -> list[range]:
+    """The ranges in a payload. Raises `FormatError`."""
+    try:
+        return [range(*numbers) for numbers in _RANGE.iter_unpack(payload)]
+    except (struct.error, ValueError) as error:
+        raise FormatError("ranges of indexes are cut off") from error
+
+
+# -- batches -------------------------------------------------------------------------------------
+
+
+@attrs.define
+class BatchHead:
+    """The header of a batch: what is needed to find one's way, whatever became of the records."""
+
+    number: int
+    synced_to: int
+    directory: list[DirectoryEntry]
+    records_at: int
+    """Where the records begin, in octets from the batch's own beginning."""
+    end: int
+    """Where the batch ends, counted the same way."""
+
+
+def encode_batch(
+    number: int, synced_to: int, directory: list[DirectoryEntry], records: list[bytes]
+) -> bytes:
+    """A batch of ``records``."""
+    body = b"".join(records)
+    entries = b"".join([_DIRECTORY_ENTRY.pack(*attrs.astuple(entry)) for entry in directory])
+    head = _BATCH_HEAD.pack(
+        _BATCH_MARK, number, synced_to, len(directory), len(body), crc32(entries)
+    )
+    return b"".join((head, _CHECKSUM.pack(crc32(head)), entries, body))
+
+
+def decode_batch_head(data: bytes, position: int) -> BatchHead | None:
+    """The header of the batch at ``position``; None if there is none, or a damaged one."""
+    if len(data) < position + _BATCH_HEAD_BYTES:
+        return None
+    mark, number, synced_to, entry_count, size, checksum = _BATCH_HEAD.unpack_from(data, position)
+    head = data[position : position + _BATCH_HEAD.size]
+    if mark != _BATCH_MARK or _CHECKSUM.unpack_from(data, position + len(head))[0] != crc32(head):
+        return None
+    start = position + _BATCH_HEAD_BYTES
+    records_at = _BATCH_HEAD_BYTES + entry_count * _DIRECTORY_ENTRY.size
+    entries = data[start : position + records_at]
+    if crc32(entries) != checksum:
+        return None
+    directory = [DirectoryEntry(*entry) for entry in _DIRECTORY_ENTRY.iter_unpack(entries)]
+    return BatchHead(number, synced_to, directory, records_at, records_at + size)
+
+
+def find_batch(data: bytes, position: int) -> int:
+    """Where the next sound header of a batch begins, at ``position`` or behind; -1: nowhere."""
+    while True:
+        position = data.find(_BATCH_MARK, position)
+        if position < 0 or decode_batch_head(data, position) is not None:
+            return position
+        position += 1

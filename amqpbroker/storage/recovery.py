@@ -1,0 +1,261 @@
+"""What the write-ahead log has kept: reading it, at a node's start or to see whether it is sound.
+
+All files are read in order, batch by batch. A record that is damaged is left out and what it held
+is noted; behind a damaged header the next sound one is looked for. Damage in a batch that the log
+itself knows to be synced is `Damage`: messages are lost that were confirmed. Beyond, at the very
+end, it is what a crash has left of a batch that nobody was promised anything about.
+"""
+
+from bisect import bisect_right
+from collections.abc import Iterator
+from itertools import islice
+
+import attrs
+
+from amqpbroker.message import Origin
+from amqpbroker.storage.disk_log import ChunkState, LogState
+from amqpbroker.storage.format import (
+    FORMAT_VERSION,
+    BatchHead,
+    FormatError,
+    Image,
+    Kind,
+    Record,
+    decode_batch_head,
+    decode_image,
+    decode_ranges,
+    decode_record,
+    find_batch,
+)
+from amqpbroker.storage.segments import Place
+from amqpbroker.storage.wal import FILE_HEAD, FILE_MARK, SUFFIX
+from amqpbroker.world import Disk
+
+
+@attrs.define
+class _Stored:
+    """A chunk in a segment; ``gone`` has an octet for each message, not 0 if it is settled."""
+
+    first: int
+    place: Place
+    gone: bytearray
+
+
+class Kept:
+    """What is kept of one log."""
+
+    def __init__(self) -> None:
+        self.epoch = 1
+        self.end = 0
+        self.read_end = 0
+        self.messages: dict[int, tuple[Origin, bytes]] = {}
+        """Messages that lie in no segment."""
+        self.lost: set[int] = set()
+        """Messages that were synced, and are damaged."""
+        self._stored: list[_Stored] = []
+        self._firsts: list[int] = []
+
+    def begin(self, state: LogState) -> None:
+        """The log has said anew where it stands."""
+        self.end, self.read_end = state.end, state.read_end
+        self.messages.clear()
+        self.lost.clear()
+        self._stored = [
+            _Stored(chunk.first, chunk.place, bytearray(chunk.gone or bytes(chunk.count)))
+            for chunk in sorted(state.chunks, key=lambda chunk: chunk.first)
+        ]
+        self._firsts = [stored.first for stored in self._stored]
+
+    def add(self, image: Image) -> None:
+        """Messages were published; those that lie in a segment by now are there already."""
+        span = range(image.first, image.end)
+        stored = [range(at.first, at.first + len(at.gone)) for at in self._overlapping(span)]
+        for index, origin, raw in zip(image.indexes, image.origins, image.raws, strict=True):
+            if not any(index in indexes for indexes in stored):
+                self.messages[index] = origin, raw
+        self.end = max(self.end, image.end)
+
+    def _overlapping(self, run: range) -> Iterator[_Stored]:
+        """The chunks in segments between the first and the last of a run."""
+        at = max(0, bisect_right(self._firsts, run.start) - 1)
+        for stored in islice(self._stored, at, None):
+            if stored.first >= run.stop:
+                break
+            if stored.first + len(stored.gone) > run.start:
+                yield stored
+
+    def settle(self, run: range) -> None:
+        """Messages are gone; what is not there any more does no harm."""
+        messages = self.messages
+        if messages:
+            for index in run:
+                messages.pop(index, None)
+        if self.lost:
+            self.lost.difference_update(run)
+        for stored in self._overlapping(run):
+            past = max(0, stored.first - run.start)
+            here = run[-(-past // run.step) :]
+            inside = range(here.start - stored.first, here.stop - stored.first, here.step)
+            size = len(stored.gone[inside.start : inside.stop : inside.step])
+            stored.gone[inside.start : inside.stop : inside.step] = b"\1" * size
+
+    def state(self, is_clean: bool) -> LogState:
+        """Where the log stands; after anything but an orderly stop, all may have been delivered."""
+        chunks = []
+        for stored in self._stored:
+            live = stored.gone.count(0)
+            if live:
+                count = len(stored.gone)
+                gone = bytes(stored.gone) if live < count else None
+                chunks.append(ChunkState(stored.first, count, live, stored.place, gone))
+        return LogState(self.end, self.read_end if is_clean else self.end, chunks)
+
+
+@attrs.frozen
+class Damage:
+    """A place in a file that is not what was synced there."""
+
+    path: str
+    offset: int
+    what: str
+
+
+@attrs.define
+class Recovered:
+    """What was found in the files ``paths``; the next batch is to have the number ``batch``."""
+
+    paths: list[str] = attrs.Factory(list)
+    number: int = 0
+    """Of the newest file; 0: there is none."""
+    batch: int = 1
+    logs: dict[int, Kept] = attrs.Factory(dict)
+    damages: list[Damage] = attrs.Factory(list)
+    torn: tuple[str, int] | None = None
+    """Where a batch begins that a crash has cut off: nobody was promised anything about it."""
+    clean: bool = False
+    """Whether the last thing that was written says that the node has stopped in good order."""
+
+    def log(self, log_id: int) -> Kept:
+        """What is kept of a log, nothing so far if it is the first time."""
+        return self.logs.setdefault(log_id, Kept())
+
+
+@attrs.frozen
+class _Batch:
+    path: str
+    offset: int
+    head: BatchHead
+    data: bytes
+
+
+def recover(disk: Disk, folder: str) -> Recovered:
+    """Read the write-ahead log in ``folder``.
+
+    Raises `FormatError` for a file of a newer version or one that is no such file, and `OSError`.
+    """
+    recovered = Recovered()
+    batches: list[_Batch] = []
+    for name in disk.names(folder):
+        if name.endswith(SUFFIX):
+            path = f"{folder}/{name}"
+            recovered.paths.append(path)
+            recovered.number = int(name.removesuffix(SUFFIX))
+            batches += _batches(path, _read(disk, path))
+    synced_to = max((batch.head.synced_to for batch in batches), default=0)
+    number = None
+    for batch in batches:
+        is_synced = batch.head.number <= synced_to
+        if number is not None and batch.head.number != number + 1 and is_synced:
+            what = f"batches {number + 1} to {batch.head.number - 1} are not there"
+            recovered.damages.append(Damage(batch.path, batch.offset, what))
+        if not _take(batch, recovered, is_synced):
+            recovered.torn = batch.path, batch.offset
+            break
+        number = batch.head.number
+    recovered.batch = 1 if number is None else number + 1
+    return recovered
+
+
+def _read(disk: Disk, path: str) -> bytes:
+    file = disk.open(path)
+    try:
+        data = file.read(0, file.size_bytes)
+    finally:
+        file.close()
+    if len(data) < FILE_HEAD.size:
+        return b""  # A crash came between its name and its beginning.
+    mark, version = FILE_HEAD.unpack_from(data)
+    if mark != FILE_MARK:
+        raise FormatError(f"{path} is no file of a write-ahead log")
+    if version > FORMAT_VERSION:
+        raise FormatError(
+            f"{path} has format {version}, and this version reads {FORMAT_VERSION}:"
+            " start it with the version that has written it, or a newer one"
+        )
+    return data
+
+
+def _batches(path: str, data: bytes) -> Iterator[_Batch]:
+    """The batches in a file whose headers are sound."""
+    position = FILE_HEAD.size
+    while (position := find_batch(data, position)) >= 0:
+        head = decode_batch_head(data, position)
+        assert head is not None
+        yield _Batch(path, position, head, data)
+        position += head.records_at
+
+
+def _take(batch: _Batch, recovered: Recovered, is_synced: bool) -> bool:
+    """Do what the records of a batch say; False for a batch that a crash has cut off."""
+    head, data = batch.head, batch.data
+    position, end = batch.offset + head.records_at, batch.offset + head.end
+    records = list(_records(data, position, min(end, len(data))))
+    is_whole = end <= len(data) and all(record is not None for record, _ in records)
+    if not is_whole and not is_synced:
+        return False
+    seen: set[tuple[int, int]] = set()
+    for record, offset in records:
+        try:
+            if record is None:
+                raise FormatError("a record is damaged")
+            _apply(record, recovered, seen)
+        except FormatError as error:
+            recovered.damages.append(Damage(batch.path, offset, str(error)))
+    if end > len(data):
+        recovered.damages.append(Damage(batch.path, len(data), "a synced batch is cut off"))
+    for entry in head.directory:
+        if (entry.log_id, entry.first) not in seen:
+            lost = range(entry.first, entry.first + entry.count)
+            recovered.log(entry.log_id).lost.update(lost)
+    return True
+
+
+def _records(data: bytes, position: int, end: int) -> Iterator[tuple[Record | None, int]]:
+    """The records of a batch with their offsets; None for one that is damaged."""
+    while position < end:
+        offset = position
+        try:
+            record, position = decode_record(data, position, end)
+        except FormatError:
+            record, position = None, end
+        yield record, offset
+
+
+def _apply(record: Record, recovered: Recovered, seen: set[tuple[int, int]]) -> None:
+    recovered.clean = record.kind is Kind.STOPPED
+    if record.kind is Kind.RESTATED:
+        recovered.damages.clear()  # What older files held is not needed.
+    if record.kind in (Kind.RESTATED, Kind.STOPPED):
+        return
+    kept = recovered.log(record.log_id)
+    kept.epoch = record.epoch
+    match record.kind:
+        case Kind.MESSAGES:
+            image = decode_image(record.payload)
+            kept.add(image)
+            seen.add((record.log_id, image.first))
+        case Kind.SETTLED:
+            for run in decode_ranges(record.payload):
+                kept.settle(run)
+        case Kind.STATE:
+            kept.begin(LogState.decode(record.payload))

@@ -1,0 +1,256 @@
+"""Segments: files of one log, in which messages lie that wait for long.
+
+A segment is a row of chunks, each a header with a checksum of its own and an image of messages. It
+grows until it is full and is never changed; when the last message of its last chunk is settled, the
+file goes. Which of its messages are settled is not said here, but in the write-ahead log.
+"""
+
+import struct
+from collections.abc import Iterator
+from zlib import crc32
+
+import attrs
+
+from amqpbroker.storage.format import FORMAT_VERSION, FormatError, Image, decode_image
+from amqpbroker.world import Disk, File
+
+SEGMENT_BYTES_MAX = 16 * 1024 * 1024
+"""A segment that has grown to this gets no more chunks."""
+
+_FILE_HEAD = struct.Struct("<4sI")
+"""Mark, version."""
+_FILE_MARK = b"\xb2SEG"
+_CHUNK_HEAD = struct.Struct("<4sQIIIII")
+"""Mark, first index, indexes, messages, transient ones of them, octets, checksum of the image."""
+_CHUNK_MARK = b"\xb2CHU"
+_CHECKSUM = struct.Struct("<I")
+_CHUNK_HEAD_BYTES = _CHUNK_HEAD.size + _CHECKSUM.size
+_SUFFIX = ".seg"
+
+
+@attrs.frozen
+class Place:
+    """Where a chunk lies: number of the segment, offset and octets of the image in it.
+
+    ``transient`` counts its messages that a restart ends.
+    """
+
+    segment: int
+    offset: int
+    size: int
+    checksum: int
+    transient: int
+
+
+@attrs.frozen
+class StoredChunk:
+    """A chunk as its header tells of it: first index, indexes, messages that are there."""
+
+    first: int
+    count: int
+    live: int
+    place: Place
+
+
+class Segments:
+    """The segments of one log, in a folder of their own that is made when the first is.
+
+    Numbers go up with every segment; those up to ``sealed_to`` are not written to any more.
+    ``is_there`` says that the folder is.
+    """
+
+    def __init__(self, disk: Disk, folder: str, sealed_to: int = 0, is_there: bool = False) -> None:
+        self.folder = folder
+        self._disk = disk
+        self._number = sealed_to
+        self._writing: File | None = None
+        self._reading: tuple[int, File] | None = None
+        self._chunks: dict[int, int] = {}  # Chunks in each segment that hold live messages.
+        self._unsynced: dict[int, File] = {}
+        self._folder_unsynced = False
+        self._folder_there = is_there
+
+    # -- writing -------------------------------------------------------------------------------
+
+    def store(
+        self, pieces: list[bytes], first: int, count: int, live: int, transient: int
+    ) -> Place:
+        """Write the image of a chunk. It lasts once `sync` has returned."""
+        image = b"".join(pieces)
+        file = self._file_to_write()
+        checksum = crc32(image)
+        head = _CHUNK_HEAD.pack(_CHUNK_MARK, first, count, live, transient, len(image), checksum)
+        offset = file.size_bytes + _CHUNK_HEAD_BYTES
+        place = Place(self._number, offset, len(image), checksum, transient)
+        file.append(b"".join((head, _CHECKSUM.pack(crc32(head)), image)))
+        self._unsynced[self._number] = file
+        self._chunks[self._number] = self._chunks.get(self._number, 0) + 1
+        return place
+
+    def _file_to_write(self) -> File:
+        file = self._writing
+        if file is None or file.size_bytes >= SEGMENT_BYTES_MAX:
+            self._seal()
+            if not self._folder_there:
+                self._disk.make_folder(self.folder)
+                self._folder_there = True
+            self._number += 1
+            file = self._disk.open(self._path(self._number), create=True)
+            file.append(_FILE_HEAD.pack(_FILE_MARK, FORMAT_VERSION))
+            self._writing = file
+            self._folder_unsynced = True
+        return file
+
+    def _seal(self) -> None:
+        """The segment being written is full."""
+        file, self._writing = self._writing, None
+        if file is not None and self._number not in self._unsynced:
+            file.close()
+
+    @property
+    def is_synced(self) -> bool:
+        """Whether all chunks that were stored would survive a crash."""
+        return not self._unsynced
+
+    async def sync(self) -> None:
+        """Make all chunks last that were stored before the call. Raises `OSError`."""
+        files, self._unsynced = self._unsynced, {}
+        if self._folder_unsynced:
+            self._folder_unsynced = False
+            await self._disk.sync_folder(self.folder.rpartition("/")[0])
+            await self._disk.sync_folder(self.folder)
+        for number, file in files.items():
+            await file.sync()
+            if file is not self._writing and number not in self._unsynced:
+                file.close()
+
+    # -- reading -------------------------------------------------------------------------------
+
+    def load(self, place: Place) -> Image:
+        """The messages of a chunk. Raises `FormatError` if it is damaged, or `OSError`."""
+        data = self._file_to_read(place.segment).read(place.offset, place.size)
+        if len(data) != place.size or crc32(data) != place.checksum:
+            raise FormatError(
+                f"{self._path(place.segment)} is damaged: the chunk at {place.offset} is not what"
+                " was written there"
+            )
+        return decode_image(data)
+
+    def _file_to_read(self, number: int) -> File:
+        if number == self._number and self._writing is not None:
+            return self._writing
+        if number in self._unsynced:
+            return self._unsynced[number]
+        if self._reading is None or self._reading[0] != number:
+            self._close_reading()
+            self._reading = number, self._disk.open(self._path(number))
+        return self._reading[1]
+
+    def _close_reading(self) -> None:
+        if self._reading is not None:
+            self._reading[1].close()
+            self._reading = None
+
+    # -- the end of chunks ---------------------------------------------------------------------
+
+    def keep(self, place: Place) -> None:
+        """A chunk that was found at the start holds live messages."""
+        self._chunks[place.segment] = self._chunks.get(place.segment, 0) + 1
+
+    def release(self, place: Place) -> None:
+        """A chunk holds no live message any more; its segment goes with the last such."""
+        number = place.segment
+        self._chunks[number] -= 1
+        if self._chunks[number] or (number == self._number and self._writing is not None):
+            return
+        del self._chunks[number]
+        self._remove(number)
+
+    def _remove(self, number: int) -> None:
+        file = self._unsynced.pop(number, None)
+        if file is not None:
+            file.close()
+        if self._reading is not None and self._reading[0] == number:
+            self._close_reading()
+        self._disk.remove(self._path(number))
+
+    def numbers(self) -> list[int]:
+        """The segments that hold live messages, and the one being written."""
+        numbers = set(self._chunks)
+        if self._writing is not None:
+            numbers.add(self._number)
+        return sorted(numbers)
+
+    def close(self) -> None:
+        """End the use of all files, none of them being synced."""
+        self._close_reading()
+        files = set(self._unsynced.values())
+        if self._writing is not None:
+            files.add(self._writing)
+        for file in files:
+            file.close()
+        self._unsynced.clear()
+        self._writing = None
+
+    def remove_all(self) -> None:
+        """The log is deleted, and its files with it."""
+        self.close()
+        if self._folder_there:
+            remove_folder(self._disk, self.folder)
+
+    def _path(self, number: int) -> str:
+        return segment_path(self.folder, number)
+
+
+def segment_path(folder: str, number: int) -> str:
+    """Where a segment lies."""
+    return f"{folder}/{number:08}{_SUFFIX}"
+
+
+def remove_folder(disk: Disk, folder: str) -> None:
+    """Remove a folder of segments with all that is in it."""
+    for name in disk.names(folder):
+        disk.remove(f"{folder}/{name}")
+    disk.remove(folder)
+
+
+def segment_numbers(disk: Disk, folder: str) -> list[int]:
+    """The numbers of the segments in a folder; none if there is no such folder."""
+    try:
+        names = disk.names(folder)
+    except FileNotFoundError:
+        return []
+    return [int(name.removesuffix(_SUFFIX)) for name in names if name.endswith(_SUFFIX)]
+
+
+def stored_chunks(disk: Disk, folder: str, number: int) -> Iterator[StoredChunk]:
+    """The chunks of a segment by their headers, up to the first that is not whole.
+
+    Raises `FormatError` for a file that is no segment, or one of a newer version.
+    """
+    path = segment_path(folder, number)
+    file = disk.open(path)
+    try:
+        size = file.size_bytes
+        head = file.read(0, _FILE_HEAD.size)
+        if len(head) < _FILE_HEAD.size or head[:4] != _FILE_MARK:
+            raise FormatError(f"{path} is no segment of messages")
+        version = _FILE_HEAD.unpack(head)[1]
+        if version > FORMAT_VERSION:
+            raise FormatError(f"{path} has format {version}; this version reads {FORMAT_VERSION}")
+        position = _FILE_HEAD.size
+        while position < size:
+            data = file.read(position, _CHUNK_HEAD_BYTES)
+            head = data[: _CHUNK_HEAD.size]
+            if len(data) < _CHUNK_HEAD_BYTES or data[:4] != _CHUNK_MARK:
+                return
+            if _CHECKSUM.unpack_from(data, len(head))[0] != crc32(head):
+                return
+            _, first, count, live, transient, octets, checksum = _CHUNK_HEAD.unpack(head)
+            place = Place(number, position + _CHUNK_HEAD_BYTES, octets, checksum, transient)
+            position = place.offset + octets
+            if position > size:
+                return
+            yield StoredChunk(first, count, live, place)
+    finally:
+        file.close()

@@ -1,0 +1,203 @@
+"""The data directory of a node: who it belongs to, its write-ahead log, its queues' segments.
+
+DIR/node.json     whose it is, and in which format
+DIR/lock          locked while a node runs on it
+DIR/wal/          the write-ahead log
+DIR/queues/ID/    segments of the log with that id
+"""
+
+import json
+import logging
+import posixpath
+
+import attrs
+
+from amqpbroker.errors import DataError
+from amqpbroker.storage.disk_log import DiskLog, LogState, Waiting
+from amqpbroker.storage.format import FORMAT_VERSION, FormatError
+from amqpbroker.storage.recovery import Damage, Kept, Recovered, recover
+from amqpbroker.storage.segments import (
+    Segments,
+    remove_folder,
+    segment_numbers,
+    segment_path,
+)
+from amqpbroker.storage.wal import Wal
+from amqpbroker.world import Disk, File
+
+log = logging.getLogger(__name__)
+
+WAITING_BYTES_MAX = 64 * 1024 * 1024
+"""Messages that wait in memory, over all queues; what is beyond waits in segments."""
+
+
+class Store:
+    """The data directory ``folder``, which `open` has made ready for ``name``.
+
+    ``damages`` is what was found to be wrong in it.
+    """
+
+    def __init__(
+        self, disk: Disk, folder: str, lock: File, recovered: Recovered, waiting_bytes_max: int
+    ) -> None:
+        self.damages: list[Damage] = recovered.damages
+        self.wal = Wal(
+            disk, f"{folder}/wal", recovered.number + 1, recovered.batch, recovered.paths
+        )
+        self._disk = disk
+        self._folder = folder
+        self._lock = lock
+        self._recovered = recovered
+        self._waiting = Waiting(waiting_bytes_max)
+        self._transient_count = 0
+
+    @classmethod
+    async def open(
+        cls, disk: Disk, folder: str, name: str, waiting_bytes_max: int = WAITING_BYTES_MAX
+    ) -> "Store":
+        """Open the data directory of the node ``name``, or make one.
+
+        Raises `DataError` if it is not to be used: it says why, and what to do.
+        """
+        try:
+            await _make_folders(disk, folder)
+            lock = _lock(disk, folder)
+            try:
+                await _check_owner(disk, folder, name)
+                recovered = recover(disk, f"{folder}/wal")
+                if recovered.torn is not None:
+                    await _cut(disk, *recovered.torn)
+            except BaseException:
+                lock.close()
+                raise
+        except FormatError as error:
+            raise DataError(str(error)) from error
+        except OSError as error:
+            raise DataError(
+                f"cannot use the data directory {folder}: {error.strerror or error};"
+                " see to its rights and to the disk, or choose another with --data-dir"
+            ) from error
+        return cls(disk, folder, lock, recovered, waiting_bytes_max)
+
+    def open_log(self, log_id: int) -> DiskLog:
+        """The log with that id, with what was kept of it; a new one, if nothing was."""
+        kept = self._recovered.logs.pop(log_id, None)
+        folder = self._queue_folder(str(log_id))
+        numbers = segment_numbers(self._disk, folder)
+        state = LogState(0, 0, []) if kept is None else kept.state(self._recovered.clean)
+        needed = {chunk.place.segment for chunk in state.chunks}
+        for number in set(numbers) - needed:
+            self._disk.remove(segment_path(folder, number))
+        segments = Segments(self._disk, folder, max(numbers, default=0), bool(numbers))
+        opened = DiskLog(log_id, segments, self._waiting, self.wal)
+        if kept is not None:
+            state = self._without_missing(log_id, state, needed - set(numbers), kept)
+            opened.epoch = kept.epoch
+            opened.recover(state, kept.messages)
+            self.wal.adopt(opened)
+            if kept.lost:
+                log.error("log %d: %d messages are damaged and lost", log_id, len(kept.lost))
+        return opened
+
+    def open_transient_log(self) -> DiskLog:
+        """A log whose messages end with the node; on disk are only those that wait for long."""
+        self._transient_count += 1
+        folder = self._queue_folder(f"transient-{self._transient_count}")
+        return DiskLog(
+            self._transient_count, Segments(self._disk, folder), self._waiting, journal=None
+        )
+
+    def _without_missing(
+        self, log_id: int, state: LogState, missing: set[int], kept: Kept
+    ) -> LogState:
+        """Where a log stands without the segments that are not there."""
+        if not missing:
+            return state
+        chunks = []
+        for chunk in state.chunks:
+            if chunk.place.segment in missing:
+                kept.lost.update(range(chunk.first, chunk.first + chunk.count))
+            else:
+                chunks.append(chunk)
+        for number in sorted(missing):
+            path = segment_path(self._queue_folder(str(log_id)), number)
+            self.damages.append(Damage(path, 0, "the file is not there"))
+        return attrs.evolve(state, chunks=chunks)
+
+    def clear_up(self, known: set[int]) -> None:
+        """All ``known`` logs are open; what is on disk of others belongs to nobody any more."""
+        self._recovered.logs.clear()
+        for name in self._disk.names(f"{self._folder}/queues"):
+            if not name.isdecimal() or int(name) not in known:
+                remove_folder(self._disk, self._queue_folder(name))
+
+    def _queue_folder(self, name: str) -> str:
+        return f"{self._folder}/queues/{name}"
+
+    async def stop(self) -> None:
+        """Everything that was told is kept, and where the queues stand. Raises `OSError`."""
+        await self.wal.stop()
+        self._lock.close()
+
+
+async def _make_folders(disk: Disk, folder: str) -> None:
+    disk.make_folder(folder)
+    for name in ("wal", "queues"):
+        disk.make_folder(f"{folder}/{name}")
+    await disk.sync_folder(posixpath.dirname(folder) or ".")
+    await disk.sync_folder(folder)
+
+
+def _lock(disk: Disk, folder: str) -> File:
+    lock = disk.open(f"{folder}/lock", create=True)
+    try:
+        lock.lock()
+    except BlockingIOError:
+        lock.close()
+        raise DataError(
+            f"the data directory {folder} is used by a running node: stop that one,"
+            " or choose another with --data-dir"
+        ) from None
+    return lock
+
+
+async def _cut(disk: Disk, path: str, size_bytes: int) -> None:
+    """Take away what a crash has left of a batch: later on it would look like damage."""
+    file = disk.open(path)
+    file.truncate(size_bytes)
+    await file.sync()
+    file.close()
+
+
+async def _check_owner(disk: Disk, folder: str, name: str) -> None:
+    """See that the data is this node's, in a format that is known; sign what is new."""
+    path = f"{folder}/node.json"
+    if "node.json" not in disk.names(folder):
+        draft = disk.open(f"{path}.new", create=True)
+        draft.truncate(0)
+        draft.append(json.dumps({"name": name, "format": FORMAT_VERSION}).encode())
+        await draft.sync()
+        draft.close()
+        disk.rename(f"{path}.new", path)
+        await disk.sync_folder(folder)
+        return
+    file = disk.open(path)
+    try:
+        owner = json.loads(file.read(0, file.size_bytes))
+        there, version = owner["name"], owner["format"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{path} cannot be read: {error}; restore it, or move {folder} away"
+        ) from error
+    finally:
+        file.close()
+    if there != name:
+        raise DataError(
+            f"the data directory {folder} belongs to node {there}, and this one is {name}:"
+            " start it with that --name, or choose another with --data-dir"
+        )
+    if version > FORMAT_VERSION:
+        raise DataError(
+            f"the data directory {folder} has format {version}, and this version reads"
+            f" {FORMAT_VERSION}: start it with the version that has written it, or a newer one"
+        )

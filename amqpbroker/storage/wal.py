@@ -1,0 +1,278 @@
+"""The write-ahead log: one for all durable queues of a node.
+
+What logs tell gathers while the batch before is being synced; then it is written and synced in one
+go (group commit), and all logs concerned are told. So the busier the node, the larger its batches.
+
+The log is a row of files. When the newest has grown enough, another is begun, in which every log
+that older files speak of says anew where it stands; then the older ones go. A message that was
+consumed in time is thus never written twice, and recovery has to read two files at most.
+
+A failed write or sync is not tried again: nobody knows what has reached the disk (Rebello et al.,
+Can Applications Recover from fsync Failures?, ATC 2020). `commit` raises, and the node must stop.
+A full disk is another matter: what was written of the batch is cut off again, and the batch waits.
+"""
+
+import errno
+import struct
+from collections.abc import Callable, Iterable
+from itertools import islice
+
+import attrs
+
+from amqpbroker.message import Origin
+from amqpbroker.storage.disk_log import DiskLog, Journal
+from amqpbroker.storage.format import (
+    FORMAT_VERSION,
+    DirectoryEntry,
+    Kind,
+    encode_batch,
+    encode_image,
+    encode_ranges,
+    encode_record,
+)
+from amqpbroker.world import Disk, File
+
+WAL_FILE_BYTES_MAX = 64 * 1024 * 1024
+"""A file that has grown to this is followed by another."""
+
+FILE_HEAD = struct.Struct("<4sI")
+FILE_MARK = b"\xb2LOG"
+SUFFIX = ".wal"
+_RESTATED_AT_ONCE = 64
+"""Logs that say where they stand in one batch."""
+
+
+@attrs.define
+class _Run:
+    """Neighbouring messages of one log that wait to be written."""
+
+    first: int
+    origins: list[Origin]
+    raws: list[bytes]
+
+
+@attrs.define
+class _Gathered:
+    """What one log has told since the last batch."""
+
+    runs: list[_Run] = attrs.Factory(list)
+    settled: list[range] = attrs.Factory(list)
+
+
+@attrs.frozen
+class _Batch:
+    """A batch that is ready to be written, and where its logs ended when it was sealed."""
+
+    number: int
+    octets: bytes
+    ends: dict[DiskLog, int]
+
+
+class Wal(Journal):
+    """Writes to ``folder``: files from ``number`` on, batches from ``batch`` on.
+
+    ``old`` are files that were there before; the logs of which they speak are given to `adopt`.
+    ``on_gathered`` is called when there is something to commit again.
+    """
+
+    def __init__(self, disk: Disk, folder: str, number: int, batch: int, old: list[str]) -> None:
+        self.on_gathered: Callable[[], None] = _nothing
+        self.is_full = False
+        """Whether the disk is: what has gathered waits for room."""
+        self._disk = disk
+        self._folder = folder
+        self._number = number
+        self._file: File | None = None
+        self._batch = batch
+        self._synced_to = batch - 1
+        self._gathered: dict[DiskLog, _Gathered] = {}
+        self._stuck: _Batch | None = None
+        self._spoken_of: dict[DiskLog, None] = {}  # Logs of which the newest file speaks.
+        self._stale: dict[DiskLog, None] = {}  # Logs of which older files speak.
+        self._old = old
+
+    def adopt(self, log: DiskLog) -> None:
+        """Older files speak of ``log``: it has to say anew where it stands."""
+        self._stale[log] = None
+
+    def forget(self, log: DiskLog) -> None:
+        for logs in (self._gathered, self._spoken_of, self._stale):
+            logs.pop(log, None)
+
+    # -- gathering -----------------------------------------------------------------------------
+
+    def messages(self, log: DiskLog, first: int, origin: Origin, raws: list[bytes]) -> None:
+        runs = self._gather(log).runs
+        if runs and runs[-1].first + len(runs[-1].raws) == first:
+            runs[-1].origins += [origin] * len(raws)
+            runs[-1].raws += raws
+        else:
+            runs.append(_Run(first, [origin] * len(raws), list(raws)))
+
+    def settled(self, log: DiskLog, indexes: range) -> None:
+        settled = self._gather(log).settled
+        if settled and settled[-1].stop == indexes.start and settled[-1].step == indexes.step == 1:
+            settled[-1] = range(settled[-1].start, indexes.stop)
+        else:
+            settled.append(indexes)
+
+    def _gather(self, log: DiskLog) -> _Gathered:
+        gathered = self._gathered.get(log)
+        if gathered is None:
+            if not self._gathered:
+                self.on_gathered()
+            gathered = self._gathered[log] = _Gathered()
+        return gathered
+
+    @property
+    def has_gathered(self) -> bool:
+        """Whether there is something to commit."""
+        return bool(self._gathered) or self._stuck is not None
+
+    # -- committing ----------------------------------------------------------------------------
+
+    async def commit(self) -> None:
+        """Write and sync what has gathered, and tell the logs; one call at a time.
+
+        Raises `OSError` when the disk fails: the node must stop. If it is full, `is_full` is set,
+        and the batch waits for the next call.
+        """
+        if self._file is None:
+            await self._begin_file()
+        batch = self._stuck or self._seal()
+        await self._write(batch)
+
+    def _seal(self, restated: Iterable[DiskLog] = (), signs: Iterable[bytes] = ()) -> _Batch:
+        """A batch: where ``restated`` stand, what has gathered, and ``signs`` at the end."""
+        gathered, self._gathered = self._gathered, {}
+        records: list[bytes] = []
+        directory: list[DirectoryEntry] = []
+        for log in restated:
+            log_id, epoch = log.log_id, log.epoch
+            state, images = log.restate()
+            records.append(encode_record(Kind.STATE, log_id, epoch, state.encode()))
+            for indexes, image in images:
+                records.append(encode_record(Kind.MESSAGES, log_id, epoch, image))
+                directory.append(DirectoryEntry(log_id, epoch, indexes.start, len(indexes)))
+        for log, told in gathered.items():
+            log_id, epoch = log.log_id, log.epoch
+            for run in told.runs:
+                image = encode_image(run.first, run.origins, run.raws)
+                records.append(encode_record(Kind.MESSAGES, log_id, epoch, image))
+                directory.append(DirectoryEntry(log_id, epoch, run.first, len(run.raws)))
+            if told.settled:
+                ranges = encode_ranges(told.settled)
+                records.append(encode_record(Kind.SETTLED, log_id, epoch, ranges))
+        records += signs
+        self._spoken_of.update(dict.fromkeys(gathered))
+        batch = _Batch(
+            self._batch,
+            encode_batch(self._batch, self._synced_to, directory, records),
+            {log: log.end for log in gathered},
+        )
+        self._batch += 1
+        return batch
+
+    async def _write(self, batch: _Batch) -> bool:
+        """Append a batch, sync it, and tell the logs; False if there is no room for it."""
+        file = self._file
+        assert file is not None
+        start = file.size_bytes
+        try:
+            file.append(batch.octets)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            file.truncate(start)
+            self._stuck = batch
+            self.is_full = True
+            return False
+        self._stuck = None
+        self.is_full = False
+        await file.sync()
+        self._synced_to = batch.number
+        for log, end in batch.ends.items():
+            log.synced(end, log not in self._gathered)
+        return True
+
+    async def _begin_file(self) -> None:
+        path = f"{self._folder}/{self._number:08}{SUFFIX}"
+        self._file = self._disk.open(path, create=True)
+        self._file.append(FILE_HEAD.pack(FILE_MARK, FORMAT_VERSION))
+        await self._file.sync()
+        await self._disk.sync_folder(self._folder)
+
+    # -- beginning anew ------------------------------------------------------------------------
+
+    @property
+    def is_due(self) -> bool:
+        """Whether the newest file is long enough, and the older ones are gone."""
+        return (
+            self._file is not None
+            and self._file.size_bytes >= WAL_FILE_BYTES_MAX
+            and not self._stale
+            and not self._old
+        )
+
+    async def begin_anew(self) -> None:
+        """Begin another file; `restate_some` until it is true lets the older ones go."""
+        assert self._file is not None
+        self._old.append(self._file.path)
+        self._file.close()
+        self._number += 1
+        self._stale, self._spoken_of = self._spoken_of, {}
+        await self._begin_file()
+
+    async def restate_some(self) -> bool:
+        """Have some logs say where they stand; whether that were all, and the older files are gone.
+
+        Raises `OSError` when the disk fails.
+        """
+        logs = list(islice(self._stale, _RESTATED_AT_ONCE))
+        for log in logs:
+            if log.settle_down():
+                await log.sync_segments()
+        if self._file is None:
+            await self._begin_file()
+        if self._stuck is not None and not await self._write(self._stuck):
+            return False
+        logs = [log for log in logs if log in self._stale]  # Some may have been deleted meanwhile.
+        for log in logs:
+            del self._stale[log]
+            self._spoken_of[log] = None
+        is_last = not self._stale
+        batch = self._seal(logs, [_sign(Kind.RESTATED)] if is_last else [])
+        if not await self._write(batch) or not is_last:
+            return False
+        for path in self._old:
+            self._disk.remove(path)
+        self._old.clear()
+        return True
+
+    async def stop(self) -> None:
+        """Have all logs say where they stand, and end; they tell nothing any more.
+
+        Raises `OSError` when the disk fails or is full.
+        """
+        await self.commit()
+        if not self._old:
+            await self.begin_anew()
+        while not await self.restate_some():
+            if self.is_full:
+                raise OSError(errno.ENOSPC, "no room to say where the queues stand", self._folder)
+        await self._write(self._seal(signs=[_sign(Kind.STOPPED)]))
+        self.close()
+
+    def close(self) -> None:
+        """End the use of the file, not while it is synced."""
+        if self._file is not None:
+            self._file.close()
+
+
+def _sign(kind: Kind) -> bytes:
+    """A record that is about no log."""
+    return encode_record(kind, 0, 0, [])
+
+
+def _nothing() -> None:
+    """Nobody waits."""

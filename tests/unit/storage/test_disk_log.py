@@ -1,0 +1,199 @@
+"""The log of a queue on a node with a disk."""
+
+import itertools
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from amqpbroker.storage import disk_log
+from amqpbroker.storage.disk_log import DiskLog
+from amqpbroker.storage.log import CHUNK_MAX, Log
+from amqpbroker.storage.store import Store
+from amqpbroker.testing.fakes import fake_origin
+from amqpbroker.testing.log_contract import LogContract, numbered
+from amqpbroker.testing.sim_disk import SimDisk
+
+Wait = Callable[[Callable[[], Awaitable[object]]], object]
+OpenStore = Callable[..., Store]
+
+
+class TestDiskLogOfADurableQueue(LogContract):
+    store: Store
+    wait: Wait
+    ids: "itertools.count[int]"
+
+    @pytest.fixture(autouse=True)
+    def begin(self, open_store: OpenStore, wait: Wait) -> None:
+        self.store, self.wait, self.ids = open_store(10_000), wait, itertools.count(1)
+
+    def open(self) -> Log:
+        return self.store.open_log(next(self.ids))
+
+    def catch_up(self, log: Log) -> None:
+        if self.store.wal.has_gathered:
+            self.wait(self.store.wal.commit)
+
+
+class TestDiskLogOfATransientQueue(LogContract):
+    store: Store
+
+    @pytest.fixture(autouse=True)
+    def begin(self, open_store: OpenStore) -> None:
+        self.store = open_store(10_000)
+
+    def open(self) -> Log:
+        return self.store.open_transient_log()
+
+
+def indexes(log: DiskLog) -> list[int]:
+    return [index for run in log.recovered for index in run]
+
+
+PERSISTENT, TRANSIENT = fake_origin(persistent=True), fake_origin()
+
+
+def test_persistent_messages_are_committed_when_they_are_synced(
+    open_store: OpenStore, wait: Wait
+) -> None:
+    store = open_store()
+    log = store.open_log(1)
+
+    log.append(TRANSIENT, numbered(2))
+    assert log.committed == 2
+    log.append(PERSISTENT, numbered(3))
+    log.append(TRANSIENT, numbered(1))
+    assert (log.readable, log.committed) == (6, 2)
+    wait(store.wal.commit)
+
+    assert log.committed == 6
+
+
+def test_what_was_committed_is_there_after_a_crash(
+    open_store: OpenStore, disk: SimDisk, wait: Wait
+) -> None:
+    store = open_store()
+    log = store.open_log(1)
+    log.append(PERSISTENT, numbered(5))
+    log.append(TRANSIENT, numbered(2))
+    log.settle(range(1, 3))
+    wait(store.wal.commit)
+    disk.crash()
+
+    again = open_store().open_log(1)
+
+    assert indexes(again) == [0, 3, 4]
+    assert again.end == 5
+    assert again.fresh_from == 5
+    assert again.read(range(3, 5)).raws == numbered(2, 3)
+    assert again.read(range(3, 5)).origins[0].traits.persistent
+
+
+def test_after_an_orderly_stop_it_is_known_what_was_delivered(
+    open_store: OpenStore, wait: Wait
+) -> None:
+    store = open_store()
+    log = store.open_log(1)
+    log.append(PERSISTENT, numbered(10))
+    log.read(range(4))
+    wait(store.stop)
+
+    again = open_store().open_log(1)
+
+    assert (indexes(again), again.fresh_from) == (list(range(10)), 4)
+
+
+def test_what_waits_for_long_lies_in_segments_and_memory_is_free(
+    open_store: OpenStore, disk: SimDisk, wait: Wait
+) -> None:
+    store = open_store(waiting_bytes_max=100_000)
+    log = store.open_log(1)
+    raws = [bytes(100) + b"%d" % number for number in range(20 * CHUNK_MAX)]
+    log.append(PERSISTENT, raws)
+    wait(store.wal.commit)
+
+    assert store._waiting.bytes <= 100_000
+    assert sum(len(chunk.raws) for chunk in log._chunks.values()) == 0
+    assert disk.names("/data/queues/1")
+    read: list[bytes] = []
+    while len(read) < len(raws):
+        read += log.read(range(len(read), len(raws))).raws
+    assert read == raws
+
+
+def test_segments_go_with_the_last_of_their_messages(
+    open_store: OpenStore, disk: SimDisk, wait: Wait
+) -> None:
+    store = open_store(waiting_bytes_max=0)
+    log = store.open_log(1)
+    log.append(PERSISTENT, [bytes(20_000)] * 2 * CHUNK_MAX)  # More than a segment holds.
+    wait(store.wal.commit)
+    assert len(disk.names("/data/queues/1")) == 2
+
+    log.settle(range(log.end))
+    for _ in range(2):
+        log.append(PERSISTENT, [b"another"])
+        wait(store.wal.commit)
+
+    assert len(disk.names("/data/queues/1")) <= 1
+
+
+def test_a_log_that_is_deleted_leaves_nothing_behind(
+    open_store: OpenStore, disk: SimDisk, wait: Wait
+) -> None:
+    store = open_store(waiting_bytes_max=0)
+    log, other = store.open_log(1), store.open_log(2)
+    log.append(PERSISTENT, numbered(3 * CHUNK_MAX))
+    other.append(PERSISTENT, numbered(3))
+
+    log.delete()
+    wait(store.wal.commit)
+
+    assert disk.names("/data/queues") == []
+    assert store._waiting.bytes == 0
+    assert other.committed == 3
+    store = open_store()
+    assert indexes(store.open_log(2)) == [0, 1, 2]
+
+
+def test_transient_messages_do_not_outlive_the_node(
+    open_store: OpenStore, disk: SimDisk, wait: Wait
+) -> None:
+    store = open_store(waiting_bytes_max=0)
+    log = store.open_log(1)
+    for number in range(3 * CHUNK_MAX):
+        log.append(TRANSIENT if number % 3 else PERSISTENT, numbered(1, number))
+    wait(store.stop)
+
+    again = open_store().open_log(1)
+
+    assert indexes(again) == list(range(0, 3 * CHUNK_MAX, 3))
+    assert again.read(range(3, 7, 3)).raws == [b"message 3", b"message 6"]
+
+
+def test_what_lies_on_disk_of_queues_that_nobody_knows_is_cleared_up(
+    open_store: OpenStore, disk: SimDisk, wait: Wait
+) -> None:
+    store = open_store(waiting_bytes_max=0)
+    for log in (store.open_log(1), store.open_log(2), store.open_transient_log()):
+        log.append(PERSISTENT, numbered(3 * CHUNK_MAX))
+    wait(store.stop)
+    store = open_store()
+    store.open_log(2)
+
+    store.clear_up({2})
+
+    assert disk.names("/data/queues") == ["2"]
+
+
+@pytest.mark.parametrize("gone", [bytes(3), b"\1\0\1" * 341, b"\0" * 1023 + b"\1"])
+def test_the_state_of_a_log_comes_back(gone: bytes) -> None:
+    place = disk_log.Place(3, 5, 7, 11, 2)
+    chunks = [
+        disk_log.ChunkState(100, 1024, 1024, place, None),
+        disk_log.ChunkState(2000, len(gone), gone.count(0), place, gone),
+    ]
+    state = disk_log.LogState(1 << 40, 1 << 39, chunks)
+
+    assert disk_log.LogState.decode(b"".join(state.encode())) == state
+    with pytest.raises(disk_log.FormatError):
+        disk_log.LogState.decode(b"".join(state.encode())[:-60])

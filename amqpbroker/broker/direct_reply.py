@@ -50,7 +50,7 @@ class ReplyConsumer(Destination):
         session = self._channel.session
         if session.backlog_bytes > self._backlog_bytes_max:
             log.warning("%d replies to %s are lost: it takes none", len(raws), session.host)
-        elif not self.version:
+        else:
             for raw in raws:
                 tag = self._deliverer.send(Batch([origin], [raw]), redelivered=False)
                 self._channel.next_tag = tag  # Replies use no delivery tag up (RabbitMQ).
@@ -63,3 +63,4 @@ class ReplyConsumer(Destination):
         """No more replies: who remembers the way here must look again."""
         self.version += 1
         del self._channel.vhost.replies[self.address]
+        del self._channel, self._deliverer  # Whoever remembers the way does not keep the channel.

@@ -1,5 +1,6 @@
 """Direct reply-to: answers without a queue."""
 
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -146,6 +147,25 @@ def test_replies_end_with_the_channel(client: Peer, server: Peer, broker: Broker
     server.publish(reply_to, b"too late")
     assert broker.vhosts["/"].replies == {}
     assert server.received() == []
+
+
+def test_who_remembers_an_address_does_not_keep_the_connection_that_asked(
+    client: Peer, server: Peer, connect: Connect
+) -> None:
+    asking = connect(1)
+    asking.consume(REPLY_TO, "replies", no_ack=True)
+    ask(asking)
+    reply_to = address(server)
+    for _ in range(3):
+        server.publish(reply_to, b"reply")
+    session = weakref.ref(asking.session)
+
+    asking.session.abandon()
+    asking.session.let_go()
+    server.settle_down()
+    del asking
+
+    assert session() is None
 
 
 def test_addresses_cannot_be_guessed(client: Peer, connect: Connect, server: Peer) -> None:

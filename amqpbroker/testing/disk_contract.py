@@ -135,6 +135,29 @@ class DiskContract(ABC):
         assert returned.is_set()
         file.close()
 
+    async def test_files_are_synced_several_at_a_time(self, disk: Disk, folder: str) -> None:
+        files = [disk.open(f"{folder}/{name}", create=True) for name in range(20)]
+        async with trio.open_nursery() as nursery:
+            for file in files:
+                file.append(b"one")
+                nursery.start_soon(file.sync)
+            nursery.start_soon(disk.sync_folder, folder)
+        for file in files:
+            assert file.read(0, 100) == b"one"
+            file.close()
+
+    async def test_one_failed_sync_is_not_that_of_another_file(
+        self, disk: Disk, folder: str
+    ) -> None:
+        broken = self.file_that_fails_to_sync(disk, folder)
+        with pytest.raises(OSError):
+            await broken.sync()
+        file = disk.open(f"{folder}/a", create=True)
+        file.append(b"one")
+        await file.sync()
+        file.close()
+        broken.close()
+
     async def test_after_a_failed_sync_a_file_takes_nothing_more(
         self, disk: Disk, folder: str
     ) -> None:
@@ -231,6 +254,32 @@ class DiskContract(ABC):
         assert disk.names(folder) == []
         assert file.read(0, 100) == b"onetwo"
         file.close()
+
+    async def test_a_large_file_outlives_its_name_too(self, disk: Disk, folder: str) -> None:
+        octets = bytes(range(256)) * (2 << 12)
+        file = disk.open(f"{folder}/a", create=True)
+        file.append(octets)
+        disk.open(f"{folder}/new", create=True).close()
+        disk.rename(f"{folder}/new", f"{folder}/a")
+        assert disk.names(folder) == ["a"]
+        assert file.read(0, len(octets)) == octets
+        file.append(b"one")
+        await file.sync()
+        assert file.read(len(octets), 100) == b"one"
+        file.close()
+
+    def test_a_large_file_without_a_name_is_unlocked_when_it_is_closed(
+        self, disk: Disk, folder: str
+    ) -> None:
+        first = disk.open(f"{folder}/a", create=True)
+        first.append(bytes(2 << 20))
+        second = disk.open(f"{folder}/a")
+        first.lock()
+        disk.remove(f"{folder}/a")
+        assert disk.names(folder) == []
+        first.close()
+        second.lock()
+        second.close()
 
     def test_what_is_not_there_is_neither_renamed_nor_removed(
         self, disk: Disk, folder: str

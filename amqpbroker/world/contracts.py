@@ -176,7 +176,10 @@ class Disk(ABC):
 
     @abstractmethod
     def remove(self, path: str) -> None:
-        """Remove a file, or a folder that is empty. Those who have the file open keep it."""
+        """Remove a file, or a folder that is empty. Those who have the file open keep it.
+
+        The name is gone at once; what the file took shows in `free_bytes` some time later.
+        """
 
     @abstractmethod
     async def sync_folder(self, path: str) -> None:

@@ -1,6 +1,7 @@
 """The real disk and the simulated one keep one contract."""
 
 import errno
+import os
 import random
 import subprocess
 import sys
@@ -14,6 +15,8 @@ from amqpbroker.testing.sim_disk import SimDisk
 from amqpbroker.testing.trace import Trace
 from amqpbroker.testing.world import Simulation, simulate
 from amqpbroker.world import Disk, File, real_world
+from amqpbroker.world.files import SystemDisk
+from amqpbroker.world.syncer import Syncer
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's special files")
 
@@ -73,6 +76,37 @@ class TestSystemDisk(DiskContract):
         disk.open(f"{tmp_path}/b/a", create=True).close()
         assert (tmp_path / "b").stat().st_mode & 0o077 == 0
         assert (tmp_path / "b" / "a").stat().st_mode & 0o077 == 0
+
+    def test_the_last_descriptor_of_a_large_file_is_closed_elsewhere(self, folder: str) -> None:
+        closed = []
+
+        class NotedSyncer(Syncer):
+            def close_elsewhere(self, descriptor: int) -> None:
+                closed.append(os.fstat(descriptor).st_nlink)
+                os.close(descriptor)
+
+        disk = SystemDisk(NotedSyncer())
+
+        def make(name: str, size_bytes: int) -> File:
+            file = disk.open(f"{folder}/{name}", create=True)
+            file.append(bytes(size_bytes))
+            return file
+
+        make("small", 1000).close()
+        make("large", 1 << 20).close()
+        disk.remove(f"{folder}/small")
+        assert closed == []
+        disk.remove(f"{folder}/large")
+        assert closed == [0]
+        make("replaced", 1 << 20).close()
+        make("new", 1000).close()
+        disk.rename(f"{folder}/new", f"{folder}/replaced")
+        assert closed == [0, 0]
+        file = make("open", 1 << 20)
+        disk.remove(f"{folder}/open")
+        assert closed == [0, 0, 0]
+        file.close()
+        assert closed == [0, 0, 0, 0]
 
     def test_a_lock_ends_with_its_process(self, disk: Disk, tmp_path: Path) -> None:
         script = (

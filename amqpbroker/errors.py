@@ -150,5 +150,9 @@ class DataError(Exception):
     """A data directory that is not to be used; the text says why, and what to do."""
 
 
+class DiskFailure(Exception):
+    """The disk has failed under a running node, which must stop."""
+
+
 class DefinitionError(Exception):
     """A definition that makes no sense; the text says why. Nothing was changed."""

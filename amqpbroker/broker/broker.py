@@ -12,6 +12,7 @@ from amqpbroker.broker.deadlines import Deadlines
 from amqpbroker.broker.keeper import QueueKeeper
 from amqpbroker.broker.turn import Turn
 from amqpbroker.broker.vhost import VHost
+from amqpbroker.cluster.coordinator import Coordinator, ForgetfulCoordinator
 from amqpbroker.definitions import (
     BindingDefinition,
     Change,
@@ -26,7 +27,7 @@ from amqpbroker.definitions import (
 from amqpbroker.errors import ConnectionForced, HardError
 from amqpbroker.protocol.intake import WireLimits
 from amqpbroker.queues.classic import ClassicQueues
-from amqpbroker.queues.queue import Destination, QueueType
+from amqpbroker.queues.queue import Destination, Pending, QueueType
 from amqpbroker.routing.router import predeclared
 from amqpbroker.world import World
 
@@ -78,9 +79,10 @@ class Broker:
         self.limits = limits or BrokerLimits()
         self.name = name
         self._queue_types = queue_types or {"classic": ClassicQueues()}
+        self.coordinator: Coordinator = ForgetfulCoordinator(self.apply)
         self.turn = Turn()
         self.deadlines = Deadlines()
-        self._keeper = QueueKeeper(self.turn.wake, world.clock, self.deadlines, self.apply)
+        self._keeper = QueueKeeper(self.turn.wake, world.clock, self.deadlines, self.submit)
         self._replies: dict[str, Destination] = {}
         self.vhosts: dict[str, VHost] = {}
         self.users: dict[str, UserDefinition] = {}
@@ -95,12 +97,23 @@ class Broker:
 
     def boot(self, user: str, password: str) -> None:
         """What a new node starts with: the virtual host ``/``, and one user who may do all."""
-        self.apply(put(VHostDefinition("/")))
+        self.submit(put(VHostDefinition("/")))
         password_hash = hash_password(password, self.world.random)
-        self.apply(put(UserDefinition(user, password_hash, ("administrator",))))
-        self.apply(put(PermissionDefinition("/", user, ".*", ".*", ".*")))
+        self.submit(put(UserDefinition(user, password_hash, ("administrator",))))
+        self.submit(put(PermissionDefinition("/", user, ".*", ".*", ".*")))
 
     # -- definitions ---------------------------------------------------------------------------
+
+    def submit(self, change: Change) -> Pending[None] | None:
+        """Have a change decided on, and carried out.
+
+        The answer comes when it will last; None: it need not.
+        """
+        decided = self.coordinator.submit(change)
+        vhost = self.vhosts.get(getattr(change.definition, "vhost", ""))
+        if vhost is not None:
+            vhost.delete_unused()
+        return decided
 
     def apply(self, change: Change) -> None:
         """Carry out a change that was decided on: the one way in for definitions."""
@@ -109,7 +122,7 @@ class Broker:
     def _put_vhost(self, definition: VHostDefinition) -> None:
         if definition.name in self.vhosts:
             return
-        vhost = VHost(definition.name, self._queue_types, self.apply, self._keeper, self._replies)
+        vhost = VHost(definition.name, self._queue_types, self.submit, self._keeper, self._replies)
         self.vhosts[definition.name] = vhost
         for exchange in predeclared(definition.name):
             vhost.put_exchange(exchange)
@@ -197,13 +210,15 @@ class Broker:
 
     def check_memory(self, used_bytes: int, limit_bytes: int) -> None:
         """Raise or clear the memory alarm (RabbitMQ: vm_memory_high_watermark)."""
-        self._set_alarms(("memory",) if used_bytes > limit_bytes else ())
+        self.set_alarm("memory", used_bytes > limit_bytes)
 
-    def _set_alarms(self, alarms: tuple[str, ...]) -> None:
-        if alarms == self.alarms:
+    def set_alarm(self, resource: str, is_low: bool) -> None:
+        """Raise or clear the alarm of a resource: publishers are held back while one is low."""
+        if (resource in self.alarms) == is_low:
             return
-        log.warning("resource alarms: %s", ", ".join(alarms) or "none any more")
-        self.alarms = alarms
+        others = tuple(name for name in self.alarms if name != resource)
+        self.alarms = (*others, resource) if is_low else others
+        log.warning("resource alarms: %s", ", ".join(self.alarms) or "none any more")
         for session in list(self.sessions):
             session.alarm_changed()
 

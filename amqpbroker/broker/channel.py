@@ -7,8 +7,7 @@ of confirms and transactions.
 
 import base64
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pamqp import commands
@@ -378,18 +377,17 @@ class Channel:
             self.send(notice)
             self.turn.speak(self.session)
 
-    @contextmanager
-    def answering_first(self) -> Iterator[None]:
-        """Within, what its own consumers are told waits: the peer's method is answered first.
+    def hold_notices(self) -> None:
+        """What its consumers are told waits until the peer's method is answered.
 
         RabbitMQ's order; py-amqp raises a notice that it finds where it waits for the answer.
         """
-        notices = self._held_notices = []
-        try:
-            yield
-        finally:
-            self._held_notices = None
-        for notice in notices:
+        self._held_notices = []
+
+    def release_notices(self) -> None:
+        """The answer is on its way."""
+        notices, self._held_notices = self._held_notices, None
+        for notice in notices or ():
             self.send(notice)
 
     def _get(self, method: commands.Basic.Get) -> None:

@@ -20,7 +20,7 @@ class QueueKeeper(Keeper):
         wake: Callable[[Queue], Any],
         clock: Clock,
         deadlines: Deadlines,
-        submit: Callable[[Change], None],
+        submit: Callable[[Change], object],
     ) -> None:
         self.wake = wake
         self.clock = clock

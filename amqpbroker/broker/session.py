@@ -32,7 +32,7 @@ from amqpbroker.protocol.events import (
     SecretUpdated,
     Worked,
 )
-from amqpbroker.queues.queue import Queue
+from amqpbroker.queues.queue import Pending, Queue
 
 log = logging.getLogger(__name__)
 
@@ -256,7 +256,9 @@ class Session:
         for channel in self.channels.values():
             channel.publisher.forget_routes()
 
-    def delete_queue(self, name: str, if_unused: bool = False, if_empty: bool = False) -> int:
+    def delete_queue(
+        self, name: str, if_unused: bool = False, if_empty: bool = False
+    ) -> int | Pending[int]:
         """Delete a queue, and forget it if it was the session's own; the count of ready messages.
 
         Raises what the virtual host has against it.

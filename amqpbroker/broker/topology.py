@@ -19,13 +19,24 @@ from amqpbroker.broker.vhost import (
     exchange_argument,
 )
 from amqpbroker.definitions import BindingDefinition, ExchangeDefinition, QueueDefinition
-from amqpbroker.errors import NotFound, PreconditionFailed
+from amqpbroker.errors import NotFound, PreconditionFailed, SoftError
+from amqpbroker.queues.queue import Pending, Queue
 
 if TYPE_CHECKING:
     from amqpbroker.broker.channel import Channel
 
 Bind = commands.Queue.Bind | commands.Exchange.Bind
 Unbind = commands.Queue.Unbind | commands.Exchange.Unbind
+
+
+def _answer(channel: "Channel", method: Frame, done: Pending[None] | None, ok: Frame) -> None:
+    """Say ``ok`` when it is done, if the peer wants to know."""
+
+    def reply(_: None) -> None:
+        if not getattr(method, "nowait", False):
+            channel.send(ok)
+
+    channel.answer(done, method.index, reply)
 
 
 def _one_line(name: str) -> str:
@@ -39,6 +50,7 @@ def _one_line(name: str) -> str:
 def _declare_exchange(channel: "Channel", method: commands.Exchange.Declare) -> None:
     name = _one_line(method.exchange)
     vhost = channel.vhost
+    made = None
     if method.passive:
         vhost.named_exchange(name)
     else:
@@ -62,18 +74,16 @@ def _declare_exchange(channel: "Channel", method: commands.Exchange.Declare) -> 
             if alternate is not None:
                 channel.check("read", "exchange", name)
                 channel.check("write", "exchange", alternate)
-        vhost.declare_exchange(wanted)
-    if not method.nowait:
-        channel.send(commands.Exchange.DeclareOk())
+        made = vhost.declare_exchange(wanted)
+    _answer(channel, method, made, commands.Exchange.DeclareOk())
 
 
 def _delete_exchange(channel: "Channel", method: commands.Exchange.Delete) -> None:
     name = _one_line(method.exchange)
     channel.vhost.check_deletable(name)
     channel.check("configure", "exchange", name)
-    channel.vhost.delete_exchange(name, method.if_unused)
-    if not method.nowait:
-        channel.send(commands.Exchange.DeleteOk())
+    gone = channel.vhost.delete_exchange(name, method.if_unused)
+    _answer(channel, method, gone, commands.Exchange.DeleteOk())
 
 
 # -- queues --------------------------------------------------------------------------------------
@@ -85,8 +95,9 @@ def _declare_queue(channel: "Channel", method: commands.Queue.Declare) -> None:
         _declare_reply_queue(channel, name, method.nowait)
         return
     session, vhost = channel.session, channel.vhost
+    made: Queue | Pending[Queue]
     if method.passive:
-        queue = vhost.queue(name, session)
+        made = vhost.queue(name, session)
     else:
         if name:
             check_name("queue", name)
@@ -101,13 +112,17 @@ def _declare_queue(channel: "Channel", method: commands.Queue.Declare) -> None:
         channel.check("configure", "queue", wanted.name)
         if wanted.name not in vhost.queues:
             _check_new_queue(channel, wanted)
-        queue = vhost.declare_queue(wanted, session)
+        made = vhost.declare_queue(wanted, session)
         if wanted.exclusive:
-            session.own_queues[queue] = None
-    if not method.nowait:
-        queue.touch()  # Who wants no answer does not ask the queue (RabbitMQ).
-    stat = queue.stat()
-    _declare_ok(channel, queue.definition.name, stat.ready, stat.consumers, method.nowait)
+            session.own_queues[vhost.queues[wanted.name]] = None
+
+    def reply(queue: Queue) -> None:
+        if not method.nowait:
+            queue.touch()  # Who wants no answer does not ask the queue (RabbitMQ).
+        stat = queue.stat()
+        _declare_ok(channel, queue.definition.name, stat.ready, stat.consumers, method.nowait)
+
+    channel.answer(made, method.index, reply)
 
 
 def _check_new_queue(channel: "Channel", wanted: QueueDefinition) -> None:
@@ -148,10 +163,19 @@ def _declare_ok(channel: "Channel", name: str, ready: int, consumers: int, nowai
 def _delete_queue(channel: "Channel", method: commands.Queue.Delete) -> None:
     name = _one_line(channel.queue_name(method.queue))
     channel.check("configure", "queue", name)
-    with channel.answering_first():
-        count = channel.session.delete_queue(name, method.if_unused, method.if_empty)
+
+    def reply(count: int) -> None:
         if not method.nowait:
             channel.send(commands.Queue.DeleteOk(count))
+        channel.release_notices()
+
+    channel.hold_notices()
+    try:
+        gone = channel.session.delete_queue(name, method.if_unused, method.if_empty)
+    except SoftError:
+        channel.release_notices()
+        raise
+    channel.answer(gone, method.index, reply)
 
 
 def _purge(channel: "Channel", method: commands.Queue.Purge) -> None:
@@ -168,20 +192,19 @@ def _purge(channel: "Channel", method: commands.Queue.Purge) -> None:
 def _bind(channel: "Channel", method: Bind) -> None:
     binding = _binding(channel, method)
     _check_binding(channel, binding)
-    channel.vhost.bind(binding, channel.session)
-    if not method.nowait:
-        ok = isinstance(method, commands.Queue.Bind)
-        channel.send(commands.Queue.BindOk() if ok else commands.Exchange.BindOk())
+    bound = channel.vhost.bind(binding, channel.session)
+    is_queue = isinstance(method, commands.Queue.Bind)
+    ok = commands.Queue.BindOk() if is_queue else commands.Exchange.BindOk()
+    _answer(channel, method, bound, ok)
 
 
 def _unbind(channel: "Channel", method: Unbind) -> None:
     binding = _binding(channel, method)
     _check_binding(channel, binding)
-    channel.vhost.unbind(binding, channel.session)
-    if isinstance(method, commands.Queue.Unbind):
-        channel.send(commands.Queue.UnbindOk())
-    elif not method.nowait:
-        channel.send(commands.Exchange.UnbindOk())
+    unbound = channel.vhost.unbind(binding, channel.session)
+    is_queue = isinstance(method, commands.Queue.Unbind)
+    ok = commands.Queue.UnbindOk() if is_queue else commands.Exchange.UnbindOk()
+    _answer(channel, method, unbound, ok)
 
 
 def _binding(channel: "Channel", method: Bind | Unbind) -> BindingDefinition:

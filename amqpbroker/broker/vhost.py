@@ -25,7 +25,7 @@ from amqpbroker.errors import (
     Unimplemented,
 )
 from amqpbroker.queues.arguments import check_queue_type, compared_arguments
-from amqpbroker.queues.queue import Destination, Keeper, Queue, QueueType
+from amqpbroker.queues.queue import Destination, Keeper, Pending, Queue, QueueType
 from amqpbroker.routing.exchange import Headers
 from amqpbroker.routing.router import EXCHANGE_TYPES, Exchange, Router
 
@@ -40,7 +40,7 @@ class VHost:
         self,
         name: str,
         queue_types: Mapping[str, QueueType],
-        submit: Callable[[Change], None],
+        submit: Callable[[Change], Pending[None] | None],
         keeper: Keeper,
         replies: dict[str, Destination],
     ) -> None:
@@ -79,7 +79,7 @@ class VHost:
             " value does not match that of the original declaration."
         )
 
-    def declare_queue(self, wanted: QueueDefinition, asker: object) -> Queue:
+    def declare_queue(self, wanted: QueueDefinition, asker: object) -> Queue | Pending[Queue]:
         """The queue as ``wanted``, made if there is none.
 
         Raises `PreconditionFailed` if there is another.
@@ -96,22 +96,22 @@ class VHost:
         _check_same_arguments(what, compared_arguments(there), wanted.arguments, there.arguments)
         return queue
 
-    def _create_queue(self, wanted: QueueDefinition, asker: object) -> Queue:
+    def _create_queue(self, wanted: QueueDefinition, asker: object) -> Queue | Pending[Queue]:
         check_queue_type(wanted, (*self._queue_types, *_LATER_QUEUE_TYPES))
         if wanted.type not in self._queue_types:
             raise Unimplemented(
                 f"queues of type '{wanted.type}' are not there yet: declare the type 'classic'"
             )
         self._queue_types[wanted.type].check(wanted)
-        self._submit(put(wanted))
+        made = self._submit(put(wanted))
         queue = self.queues[wanted.name]
         if wanted.exclusive:
             queue.owner = asker
-        return queue
+        return queue if made is None else made.giving(queue)
 
     def delete_queue(
         self, name: str, asker: object, if_unused: bool = False, if_empty: bool = False
-    ) -> int:
+    ) -> int | Pending[int]:
         """Delete a queue.
 
         How many messages were ready. One that is not there has none (RabbitMQ).
@@ -124,8 +124,8 @@ class VHost:
             raise PreconditionFailed(f"{what} in use")
         if if_empty and stat.ready:
             raise PreconditionFailed(f"{what} not empty")
-        self._submit(delete(self.queues[name].definition))
-        return stat.ready
+        gone = self._submit(delete(self.queues[name].definition))
+        return stat.ready if gone is None else gone.giving(stat.ready)
 
     # -- rules: exchanges ----------------------------------------------------------------------
 
@@ -141,12 +141,11 @@ class VHost:
         check_not_default(name)
         return self.exchange(name)
 
-    def declare_exchange(self, wanted: ExchangeDefinition) -> None:
+    def declare_exchange(self, wanted: ExchangeDefinition) -> Pending[None] | None:
         """See to an exchange as ``wanted``. Raises `PreconditionFailed` if there is another."""
         exchange = self.router.exchanges.get(wanted.name)
         if exchange is None:
-            self._submit(put(wanted))
-            return
+            return self._submit(put(wanted))
         what = f"exchange '{wanted.name}' in vhost '{self.name}'"
         there = exchange.definition
         _check_same(what, "type", wanted.type, there.type)
@@ -154,6 +153,7 @@ class VHost:
         _check_same(what, "auto_delete", wanted.auto_delete, there.auto_delete)
         _check_same(what, "internal", wanted.internal, there.internal)
         _check_same_arguments(what, _EXCHANGE_ARGUMENTS, wanted.arguments, there.arguments)
+        return None
 
     def check_deletable(self, exchange: str) -> None:
         """Raise `AccessRefused` for the exchanges that every virtual host has."""
@@ -163,30 +163,33 @@ class VHost:
                 f"deletion of system exchange '{exchange}' in vhost '{self.name}' not allowed"
             )
 
-    def delete_exchange(self, name: str, if_unused: bool) -> None:
+    def delete_exchange(self, name: str, if_unused: bool) -> Pending[None] | None:
         """Delete an exchange; one that is not there is no fault (RabbitMQ)."""
         exchange = self.router.exchanges.get(name)
         if exchange is None:
-            return
+            return None
         if if_unused and exchange.bindings:
             raise PreconditionFailed(f"exchange '{name}' in vhost '{self.name}' in use")
-        self._submit(delete(exchange.definition))
+        return self._submit(delete(exchange.definition))
 
     # -- rules: bindings -----------------------------------------------------------------------
 
-    def bind(self, binding: BindingDefinition, asker: object) -> None:
+    def bind(self, binding: BindingDefinition, asker: object) -> Pending[None] | None:
         """Bind a queue or exchange. Raises `NotFound`, or what the source's type has to say."""
         source = self.exchange(binding.source)
         self._check_destination(binding, asker)
         source.type.check(binding)
-        self._submit(put(binding))
+        if binding.identity in source.bindings:
+            return None
+        return self._submit(put(binding))
 
-    def unbind(self, binding: BindingDefinition, asker: object) -> None:
+    def unbind(self, binding: BindingDefinition, asker: object) -> Pending[None] | None:
         """Unbind; a binding, or an end of it, that is not there is no fault (RabbitMQ)."""
         source = self.router.exchanges.get(binding.source)
-        if source is not None and binding.identity in source.bindings:
-            self._check_destination(binding, asker)
-            self._submit(delete(binding))
+        if source is None or binding.identity not in source.bindings:
+            return None
+        self._check_destination(binding, asker)
+        return self._submit(delete(binding))
 
     def _check_destination(self, binding: BindingDefinition, asker: object) -> None:
         if binding.destination_type == "queue":
@@ -222,14 +225,10 @@ class VHost:
         self.router.add_exchange(definition)
 
     def drop_exchange(self, definition: ExchangeDefinition) -> None:
-        """Carry out a change.
-
-        The bindings go with the exchange, and auto-delete exchanges with their last binding.
-        """
+        """Carry out a change; the bindings go with the exchange."""
         for binding in self.router.bindings_to_exchange(definition.name):
             self._unbind(binding)
         self.router.remove_exchange(definition.name)
-        self._delete_unused()
 
     def put_queue(self, definition: QueueDefinition) -> None:
         """Carry out a change."""
@@ -237,25 +236,20 @@ class VHost:
         self.queues[definition.name] = kind.open(definition, self._keeper)
 
     def drop_queue(self, definition: QueueDefinition) -> None:
-        """Carry out a change.
-
-        The bindings go with the queue, and auto-delete exchanges with their last binding.
-        """
+        """Carry out a change; the bindings go with the queue."""
         queue = self.queues.pop(definition.name)
         for binding in self.router.bindings_to_queue(definition.name):
             self._unbind(binding)
         queue.delete()
         queue.owner = None  # A remembered way to the queue must not keep who owned it.
-        self._delete_unused()
 
     def put_binding(self, definition: BindingDefinition) -> None:
         """Carry out a change."""
         self.router.bind(definition)
 
     def drop_binding(self, definition: BindingDefinition) -> None:
-        """Carry out a change: an auto-delete exchange goes with its last binding."""
+        """Carry out a change."""
         self._unbind(definition)
-        self._delete_unused()
 
     def _unbind(self, binding: BindingDefinition) -> None:
         exchange = self.router.exchanges[binding.source]
@@ -263,11 +257,11 @@ class VHost:
         if gone and exchange.definition.auto_delete and not exchange.bindings:
             self._unbound.append(exchange)
 
-    def _delete_unused(self) -> None:
-        """Delete the exchanges that have lost their last binding, and those that do so thereby.
+    def delete_unused(self) -> None:
+        """Delete the auto-delete exchanges that have lost their last binding in a change.
 
-        One after the other, at the end of a change: they may lead in circles, and chains of them
-        may be longer than any stack.
+        And those that do so thereby, one after the other: they may lead in circles, and chains of
+        them may be longer than any stack.
         """
         if self._deleting_unused:
             return  # Whoever does it already comes to these too.

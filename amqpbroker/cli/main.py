@@ -13,13 +13,17 @@ import click
 import trio
 
 from amqpbroker import __version__
-from amqpbroker.errors import ConfigError
+from amqpbroker.errors import ConfigError, DataError, DiskFailure
 from amqpbroker.server.collector import collect_when_idle
 from amqpbroker.server.config import Config, load_config
 from amqpbroker.server.node import Node
 
-EXIT_CONFIG = 78
+EXIT_DATA = 1
 EXIT_USAGE = 64
+EXIT_DISK = 70
+EXIT_CONFIG = 78
+
+_EXITS = {ConfigError: EXIT_CONFIG, DataError: EXIT_DATA, DiskFailure: EXIT_DISK}
 
 log = logging.getLogger("amqpbroker")
 
@@ -34,6 +38,11 @@ def cli() -> None:
 @click.option("--name", help="The node's name.  [default: rabbit@ and this host]")
 @click.option("--config", "file", type=click.Path(path_type=Path), help="A TOML file of settings.")
 @click.option("--memory", is_flag=True, default=None, help="Keep everything in memory.")
+@click.option(
+    "--data-dir",
+    metavar="DIR",
+    help="Where definitions and messages are kept.  [default: amqpbroker-data/NAME]",
+)
 @click.option("--listen", metavar="HOST:PORT", help="AMQP.  [default: 127.0.0.1:5672]")
 def serve(file: Path | None, **flags: Any) -> None:
     """Run a node until SIGTERM or ctrl-C.
@@ -46,12 +55,15 @@ def serve(file: Path | None, **flags: Any) -> None:
         format="%(asctime)s [%(levelname)s] %(name)s: %(message)s",
         stream=sys.stderr,
     )
-    if not config.memory:
-        log.warning(
-            "durable queues and persistent messages are kept in memory only, as with --memory:"
-            " this version has no storage on disk yet"
-        )
-    trio.run(_serve, config)
+    failure: BaseException | None = None
+    try:
+        trio.run(_serve, config)
+    except* tuple(_EXITS) as group:
+        failure = group
+    while isinstance(failure, BaseExceptionGroup):
+        failure = failure.exceptions[0]
+    if failure is not None:
+        raise failure
 
 
 async def _serve(config: Config) -> None:
@@ -86,9 +98,9 @@ def main() -> None:
     """Run a command; what the user can mend gets one line and an exit status."""
     try:
         cli.main(standalone_mode=False)
-    except ConfigError as error:
+    except tuple(_EXITS) as error:
         click.echo(f"amqpbroker: {error}", err=True)
-        sys.exit(EXIT_CONFIG)
+        sys.exit(_EXITS[type(error)])
     except click.ClickException as error:
         click.echo(f"amqpbroker: {error.format_message()} (amqpbroker --help says more)", err=True)
         sys.exit(EXIT_USAGE)

@@ -16,6 +16,7 @@ from amqpbroker.message import Batch, Origin
 from amqpbroker.world import Clock
 
 Answer = TypeVar("Answer")
+Value = TypeVar("Value")
 
 NO_LIMIT = 1 << 30
 """A credit that never ends."""
@@ -40,6 +41,12 @@ class Pending(Generic[Answer]):
         """There will be no answer, but an error."""
         if self.otherwise is not None:
             self.otherwise(error)
+
+    def giving(self, value: Value) -> "Pending[Value]":
+        """The same, but for the answer, which is ``value``."""
+        other: Pending[Value] = Pending()
+        self.then, self.otherwise = lambda _: other.resolve(value), other.fail
+        return other
 
 
 class Outcome(Enum):

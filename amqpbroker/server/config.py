@@ -84,6 +84,10 @@ class Config:
     """Where AMQP is served; port 0 takes a free one."""
     memory: bool = attrs.field(default=False, validator=_flag)
     """Keep everything in memory, touch no disk."""
+    data_dir: str = attrs.field(default="", validator=attrs.validators.instance_of(str))
+    """Where definitions and messages are kept; empty: ``amqpbroker-data/NAME`` right here."""
+    disk_free_limit_bytes: int = attrs.field(default=50_000_000, validator=_whole(0))
+    """Free room on the disk under which publishers are held back."""
     default_user: str = attrs.field(default="guest", validator=_text)
     default_pass: str = attrs.field(default="guest", validator=_text)
     heartbeat_s: int = attrs.field(default=60, validator=_whole(0, 65535))

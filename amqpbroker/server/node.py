@@ -10,17 +10,20 @@ from typing import Self
 import trio
 
 from amqpbroker.broker.broker import Broker, BrokerLimits
+from amqpbroker.definitions import QueueDefinition
 from amqpbroker.errors import ConfigError, ConnectionForced
 from amqpbroker.protocol.intake import WireLimits
 from amqpbroker.queues.classic import ClassicQueues
 from amqpbroker.queues.queue import QueueType
 from amqpbroker.server.amqp import AmqpConnection
 from amqpbroker.server.config import Config
+from amqpbroker.server.keeping import Keeping
+from amqpbroker.storage.log import Log
 from amqpbroker.world import Listener, World, real_world
 
 log = logging.getLogger(__name__)
 
-_MEMORY_CHECK_S = 0.5
+_WATCH_S = 0.5
 _ACCEPT_RETRY_S = 0.1
 
 
@@ -34,8 +37,9 @@ class Node:
         self.config = config or Config()
         self.world = world or real_world()
         self.broker = Broker(
-            self.world, _limits(self.config), self.config.name, _queue_types(self.config)
+            self.world, _limits(self.config), self.config.name, self._queue_types()
         )
+        self._keeping: Keeping | None = None
         self._listener: Listener | None = None
         self._running: AbstractAsyncContextManager[None]
         self._nursery: trio.Nursery
@@ -73,20 +77,53 @@ class Node:
 
     @asynccontextmanager
     async def _run(self) -> AsyncIterator[None]:
-        self.broker.boot(self.config.default_user, self.config.default_pass)
-        self._listener = listener = await self._listen(*self.config.listen)
-        async with trio.open_nursery() as self._nursery:
-            try:
-                self._nursery.start_soon(self._accept, listener)
-                self._nursery.start_soon(self._tick)
-                self._nursery.start_soon(self._catch_up)
-                self._watch_memory(self.world.clock.monotonic_s())
-                yield
-                listener.close()
-                await self._close_connections()
-            finally:
-                listener.close()
-                self._nursery.cancel_scope.cancel()
+        await self._open_data()
+        try:
+            self._listener = listener = await self._listen(*self.config.listen)
+            async with trio.open_nursery() as self._nursery:
+                try:
+                    if self._keeping is not None:
+                        self._nursery.start_soon(self._keeping.run, self.broker)
+                    self._nursery.start_soon(self._accept, listener)
+                    self._nursery.start_soon(self._tick)
+                    self._nursery.start_soon(self._catch_up)
+                    self._watch(self.world.clock.monotonic_s())
+                    yield
+                    listener.close()
+                    await self._close_connections()
+                    if self._keeping is not None:
+                        await self._keeping.stop()
+                finally:
+                    listener.close()
+                    self._nursery.cancel_scope.cancel()
+        finally:
+            if self._keeping is not None:
+                self._keeping.close()
+
+    async def _open_data(self) -> None:
+        """Begin with what was kept, or with what a new node has."""
+        config = self.config
+        if not config.memory:
+            folder = config.data_dir or f"amqpbroker-data/{config.name}"
+            self._keeping = await Keeping.open(self.world.disk, folder, config.name)
+            self._keeping.begin(self.broker)
+        if self._keeping is None or self._keeping.is_new:
+            self.broker.boot(config.default_user, config.default_pass)
+
+    def _queue_types(self) -> dict[str, QueueType]:
+        """Classic queues; and, where nothing outlives the node anyway, quorum queues that are such.
+
+        What a quorum queue promises beyond a classic one is that it survives; in memory neither
+        does.
+        """
+        if self.config.memory:
+            classic = ClassicQueues()
+            return {"classic": classic, "quorum": classic}
+        return {"classic": ClassicQueues(self._open_log)}
+
+    def _open_log(self, definition: QueueDefinition) -> Log:
+        assert self._keeping is not None
+        return self._keeping.open_log(definition)
 
     async def _listen(self, host: str, port: int) -> Listener:
         try:
@@ -153,26 +190,21 @@ class Node:
                 await trio.lowlevel.checkpoint()
             await self._behind_lot.park()
 
-    def _watch_memory(self, now_s: float) -> None:
-        memory = self.world.memory
-        limit = int(memory.total_bytes() * self.config.vm_memory_high_watermark)
-        if self.broker.alarms:
+    def _watch(self, now_s: float) -> None:
+        """Look whether memory or disk run low, and come back."""
+        config, memory = self.config, self.world.memory
+        limit = int(memory.total_bytes() * config.vm_memory_high_watermark)
+        if "memory" in self.broker.alarms:
             memory.give_back()
         self.broker.check_memory(memory.used_bytes(), limit)
-        self.broker.deadlines.at(now_s + _MEMORY_CHECK_S, self._watch_memory)
+        if self._keeping is not None:
+            is_low = self._keeping.free_bytes() < config.disk_free_limit_bytes
+            self.broker.set_alarm("disk", is_low or self._keeping.is_full)
+        self.broker.deadlines.at(now_s + _WATCH_S, self._watch)
 
 
 def _wake(lot: trio.lowlevel.ParkingLot) -> None:
     lot.unpark_all()
-
-
-def _queue_types(config: Config) -> dict[str, QueueType]:
-    """Classic queues; and, where nothing outlives the node anyway, quorum queues that are classic.
-
-    What a quorum queue promises beyond a classic one is that it survives; in memory neither does.
-    """
-    classic: QueueType = ClassicQueues()
-    return {"classic": classic} | ({"quorum": classic} if config.memory else {})
 
 
 def _limits(config: Config) -> BrokerLimits:

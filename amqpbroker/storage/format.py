@@ -178,9 +178,13 @@ class Kind(IntEnum):
     """Ranges of indexes that are gone."""
     STATE = 3
     """Where a log stands: all that was said of it before is void."""
-    RESTATED = 4
+    DEFINITIONS = 4
+    """Lines that say all definitions: what was said of them before is void."""
+    CHANGES = 5
+    """Lines that change definitions."""
+    RESTATED = 6
     """All logs have said where they stand: older files are not needed any more."""
-    STOPPED = 5
+    STOPPED = 7
     """The node has stopped in good order: every log has said where it stands."""
 
 

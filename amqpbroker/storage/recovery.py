@@ -128,6 +128,8 @@ class Recovered:
     number: int = 0
     """Of the newest file; 0: there is none."""
     batch: int = 1
+    definitions: list[bytes] = attrs.Factory(list)
+    """Lines that change definitions, in order."""
     logs: dict[int, Kept] = attrs.Factory(dict)
     damages: list[Damage] = attrs.Factory(list)
     torn: tuple[str, int] | None = None
@@ -245,8 +247,12 @@ def _apply(record: Record, recovered: Recovered, seen: set[tuple[int, int]]) -> 
     recovered.clean = record.kind is Kind.STOPPED
     if record.kind is Kind.RESTATED:
         recovered.damages.clear()  # What older files held is not needed.
-    if record.kind in (Kind.RESTATED, Kind.STOPPED):
-        return
+    if record.kind is Kind.DEFINITIONS:
+        recovered.definitions = record.payload.splitlines(keepends=True)
+    if record.kind is Kind.CHANGES:
+        recovered.definitions += record.payload.splitlines(keepends=True)
+    if record.kind >= Kind.DEFINITIONS:
+        return  # It is about no log.
     kept = recovered.log(record.log_id)
     kept.epoch = record.epoch
     match record.kind:

@@ -41,6 +41,8 @@ class Store:
         self, disk: Disk, folder: str, lock: File, recovered: Recovered, waiting_bytes_max: int
     ) -> None:
         self.damages: list[Damage] = recovered.damages
+        self.definitions: list[bytes] = recovered.definitions
+        """Lines that change definitions, as they were kept, in order."""
         self.wal = Wal(
             disk, f"{folder}/wal", recovered.number + 1, recovered.batch, recovered.paths
         )
@@ -124,6 +126,15 @@ class Store:
             self.damages.append(Damage(path, 0, "the file is not there"))
         return attrs.evolve(state, chunks=chunks)
 
+    @property
+    def is_new(self) -> bool:
+        """Whether no node has ever run on it."""
+        return not self.definitions
+
+    def free_bytes(self) -> int:
+        """What can still be written."""
+        return self._disk.free_bytes(self._folder)
+
     def clear_up(self, known: set[int]) -> None:
         """All ``known`` logs are open; what is on disk of others belongs to nobody any more."""
         self._recovered.logs.clear()
@@ -137,15 +148,23 @@ class Store:
     async def stop(self) -> None:
         """Everything that was told is kept, and where the queues stand. Raises `OSError`."""
         await self.wal.stop()
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the directory as it is."""
+        self.wal.close()
         self._lock.close()
 
 
 async def _make_folders(disk: Disk, folder: str) -> None:
-    disk.make_folder(folder)
-    for name in ("wal", "queues"):
-        disk.make_folder(f"{folder}/{name}")
-    await disk.sync_folder(posixpath.dirname(folder) or ".")
-    await disk.sync_folder(folder)
+    """See that all folders are there, those around the data directory too."""
+    missing = [folder, f"{folder}/wal", f"{folder}/queues"]
+    while (outer := posixpath.dirname(missing[0])) not in ("", "/"):
+        missing.insert(0, outer)
+    for path in missing:
+        disk.make_folder(path)
+    for path in missing:
+        await disk.sync_folder(posixpath.dirname(path) or ".")
 
 
 def _lock(disk: Disk, folder: str) -> File:

@@ -66,6 +66,7 @@ class _Batch:
     number: int
     octets: bytes
     ends: dict[DiskLog, int]
+    waiting: list[Callable[[], None]]
 
 
 class Wal(Journal):
@@ -77,6 +78,8 @@ class Wal(Journal):
 
     def __init__(self, disk: Disk, folder: str, number: int, batch: int, old: list[str]) -> None:
         self.on_gathered: Callable[[], None] = _nothing
+        self.all_definitions: Callable[[], bytes] = bytes
+        """The lines that say all definitions: asked for when a file is begun."""
         self.is_full = False
         """Whether the disk is: what has gathered waits for room."""
         self._disk = disk
@@ -86,10 +89,13 @@ class Wal(Journal):
         self._batch = batch
         self._synced_to = batch - 1
         self._gathered: dict[DiskLog, _Gathered] = {}
+        self._changes: list[bytes] = []
+        self._waiting: list[Callable[[], None]] = []
         self._stuck: _Batch | None = None
         self._spoken_of: dict[DiskLog, None] = {}  # Logs of which the newest file speaks.
         self._stale: dict[DiskLog, None] = {}  # Logs of which older files speak.
         self._old = old
+        self._says_definitions = False
 
     def adopt(self, log: DiskLog) -> None:
         """Older files speak of ``log``: it has to say anew where it stands."""
@@ -116,18 +122,30 @@ class Wal(Journal):
         else:
             settled.append(indexes)
 
+    def definitions(self, line: bytes, when_kept: Callable[[], None]) -> None:
+        """Keep a line that changes definitions; ``when_kept`` is called once it is."""
+        if not self.has_gathered:
+            self.on_gathered()
+        self._changes.append(line)
+        self._waiting.append(when_kept)
+
     def _gather(self, log: DiskLog) -> _Gathered:
         gathered = self._gathered.get(log)
         if gathered is None:
-            if not self._gathered:
+            if not self.has_gathered:
                 self.on_gathered()
             gathered = self._gathered[log] = _Gathered()
         return gathered
 
     @property
+    def has_old_files(self) -> bool:
+        """Whether there are files that `restate_some` is to make unnecessary."""
+        return bool(self._old)
+
+    @property
     def has_gathered(self) -> bool:
         """Whether there is something to commit."""
-        return bool(self._gathered) or self._stuck is not None
+        return bool(self._gathered or self._changes) or self._stuck is not None
 
     # -- committing ----------------------------------------------------------------------------
 
@@ -145,7 +163,14 @@ class Wal(Journal):
     def _seal(self, restated: Iterable[DiskLog] = (), signs: Iterable[bytes] = ()) -> _Batch:
         """A batch: where ``restated`` stand, what has gathered, and ``signs`` at the end."""
         gathered, self._gathered = self._gathered, {}
+        changes, self._changes = self._changes, []
+        waiting, self._waiting = self._waiting, []
         records: list[bytes] = []
+        if self._says_definitions:
+            self._says_definitions = False
+            records.append(encode_record(Kind.DEFINITIONS, 0, 0, [self.all_definitions()]))
+        elif changes:
+            records.append(encode_record(Kind.CHANGES, 0, 0, changes))
         directory: list[DirectoryEntry] = []
         for log in restated:
             log_id, epoch = log.log_id, log.epoch
@@ -169,6 +194,7 @@ class Wal(Journal):
             self._batch,
             encode_batch(self._batch, self._synced_to, directory, records),
             {log: log.end for log in gathered},
+            waiting,
         )
         self._batch += 1
         return batch
@@ -193,14 +219,16 @@ class Wal(Journal):
         self._synced_to = batch.number
         for log, end in batch.ends.items():
             log.synced(end, log not in self._gathered)
+        for call in batch.waiting:
+            call()
         return True
 
     async def _begin_file(self) -> None:
         path = f"{self._folder}/{self._number:08}{SUFFIX}"
         self._file = self._disk.open(path, create=True)
         self._file.append(FILE_HEAD.pack(FILE_MARK, FORMAT_VERSION))
-        await self._file.sync()
         await self._disk.sync_folder(self._folder)
+        self._says_definitions = True
 
     # -- beginning anew ------------------------------------------------------------------------
 
@@ -261,7 +289,6 @@ class Wal(Journal):
             if self.is_full:
                 raise OSError(errno.ENOSPC, "no room to say where the queues stand", self._folder)
         await self._write(self._seal(signs=[_sign(Kind.STOPPED)]))
-        self.close()
 
     def close(self) -> None:
         """End the use of the file, not while it is synced."""

@@ -18,6 +18,8 @@ from amqpbroker.protocol.frames import (
 from amqpbroker.world import Network, Stream
 
 _READ_BYTES_MAX = 64 * 1024
+_PERSISTENT_BLOCK = b"\x10\x00\x02"
+"""Properties with nothing but delivery-mode 2."""
 
 
 @attrs.define
@@ -87,11 +89,17 @@ class Client:
         return await self.wait_for(answer)
 
     async def publish(
-        self, routing_key: str, body: bytes, exchange: str = "", channel: int = 1
+        self,
+        routing_key: str,
+        body: bytes,
+        exchange: str = "",
+        channel: int = 1,
+        persistent: bool = False,
     ) -> None:
         """Publish a message."""
         method = commands.Basic.Publish(0, exchange, routing_key)
-        content = encode_content(channel, b"\0\0", body, 131072)
+        block = _PERSISTENT_BLOCK if persistent else b"\0\0"
+        content = encode_content(channel, block, body, 131072)
         await self.send_bytes(encode_method(channel, method) + content)
 
     async def wait_for(self, kind: type) -> Any:

@@ -1,0 +1,131 @@
+"""What a node with a data directory does beside: it keeps definitions and messages.
+
+`Keeping` opens the directory, gives the broker what was kept, and commits what it is told, a batch
+at a time. A disk that fails ends the node: after that nothing is sure that was not synced before.
+"""
+
+import logging
+
+import trio
+
+from amqpbroker.broker.broker import Broker
+from amqpbroker.cluster.catalog import Catalog
+from amqpbroker.cluster.coordinator import EmbeddedCoordinator
+from amqpbroker.cluster.records import decode_change
+from amqpbroker.definitions import QueueDefinition
+from amqpbroker.errors import DataError, DefinitionError, DiskFailure
+from amqpbroker.storage.log import Log
+from amqpbroker.storage.store import Store
+from amqpbroker.world import Disk
+
+log = logging.getLogger(__name__)
+
+_FULL_DISK_RETRY_S = 0.2
+
+
+class Keeping:
+    """Keeps what a broker has, in a data directory that is opened by `open`."""
+
+    def __init__(self, store: Store, catalog: Catalog) -> None:
+        self._store = store
+        self._catalog = catalog
+        self._lot = trio.lowlevel.ParkingLot()
+        self._stopping = False
+        self._stopped = trio.Event()
+
+    @classmethod
+    async def open(cls, disk: Disk, folder: str, name: str) -> "Keeping":
+        """Open the data directory of the node ``name``. Raises `DataError`."""
+        store = await Store.open(disk, folder, name)
+        catalog = Catalog()
+        try:
+            for line in store.definitions:
+                catalog.apply(decode_change(line))
+        except DefinitionError as error:
+            store.close()
+            raise DataError(f"the data directory {folder} cannot be read: {error}") from error
+        return cls(store, catalog)
+
+    @property
+    def is_new(self) -> bool:
+        """Whether no node has ever kept anything there."""
+        return self._store.is_new
+
+    @property
+    def is_full(self) -> bool:
+        """Whether something waits for room on the disk."""
+        return self._store.wal.is_full
+
+    def free_bytes(self) -> int:
+        """What can still be written."""
+        return self._store.free_bytes()
+
+    def open_log(self, definition: QueueDefinition) -> Log:
+        """The log of a queue."""
+        if definition.log_id:
+            return self._store.open_log(definition.log_id)
+        return self._store.open_transient_log()
+
+    def begin(self, broker: Broker) -> None:
+        """Give the broker what was kept; from now on, keep what it decides."""
+        log_ids = set()
+        for change in self._catalog.changes():
+            broker.apply(change)
+            if isinstance(change.definition, QueueDefinition):
+                log_ids.add(change.definition.log_id)
+        self._store.clear_up(log_ids)
+        for damage in self._store.damages:
+            log.error("%s is damaged at %d: %s", damage.path, damage.offset, damage.what)
+        wal = self._store.wal
+        wal.all_definitions = self._catalog.text
+        wal.on_gathered = self._wake
+        broker.coordinator = EmbeddedCoordinator(broker.apply, self._catalog, wal)
+
+    def _wake(self) -> None:
+        self._lot.unpark_all()
+
+    async def run(self, broker: Broker) -> None:
+        """Commit what gathers, until `stop`. Raises `DiskFailure`."""
+        wal = self._store.wal
+        restating = wal.has_old_files
+        while not self._stopping:
+            if not restating and not wal.has_gathered:
+                await self._lot.park()
+                continue
+            try:
+                if restating:
+                    restating = not await wal.restate_some()
+                elif wal.is_due:
+                    await wal.begin_anew()
+                    restating = True
+                else:
+                    await wal.commit()
+            except OSError as error:
+                raise _failure(error) from error
+            if wal.is_full:
+                broker.set_alarm("disk", True)
+            broker.turn.end_batch()
+            if wal.is_full:
+                await trio.sleep(_FULL_DISK_RETRY_S)
+        self._stopped.set()
+
+    async def stop(self) -> None:
+        """Keep everything that was told, and say where the queues stand. Raises `DiskFailure`."""
+        self._stopping = True
+        self._wake()
+        await self._stopped.wait()
+        try:
+            await self._store.stop()
+        except OSError as error:
+            raise _failure(error) from error
+
+    def close(self) -> None:
+        """Let go of the directory as it is."""
+        self._store.close()
+
+
+def _failure(error: OSError) -> DiskFailure:
+    return DiskFailure(
+        f"the disk has failed: {error}. The node stops, since nobody knows what was written;"
+        " what was confirmed before is safe. See to the disk, then start the node again"
+    )

@@ -1,0 +1,81 @@
+"""Definitions as lines: what is written is read again, and nothing else is."""
+
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from amqpbroker.cluster.records import decode_change, encode_change
+from amqpbroker.definitions import (
+    BindingDefinition,
+    Definition,
+    ExchangeDefinition,
+    PermissionDefinition,
+    QueueDefinition,
+    TopicPermissionDefinition,
+    UserDefinition,
+    VHostDefinition,
+    delete,
+    put,
+)
+from amqpbroker.errors import DefinitionError
+
+ARGUMENTS: dict[str, Any] = {
+    "number": 1 << 40,
+    "float": 1.5,
+    "text": "päper\n\udc80",
+    "octets": b"\xff\x00",
+    "binary": bytearray(b"\x01"),
+    "when": datetime(2026, 11, 21, 12, 0, 0, 500_000, tzinfo=UTC),
+    "decimal": Decimal("-1.50"),
+    "nothing": None,
+    "truth": True,
+    "array": [1, b"\xfe", {"deep": [None]}],
+    "table": {"$bytes": "no, text", "more": 1},
+}
+
+DEFINITIONS: list[Definition] = [
+    VHostDefinition("a vhost"),
+    UserDefinition("ann", "hash", ("administrator", "management")),
+    PermissionDefinition("/", "ann", ".*", "", "^a"),
+    TopicPermissionDefinition("/", "ann", "x", "^{username}", ".*"),
+    ExchangeDefinition("/", "x", "topic", True, True, True, ARGUMENTS),
+    QueueDefinition("/", "q\r\n", True, False, True, ARGUMENTS, log_id=1 << 50),
+    BindingDefinition("/", "x", "q", "key", ARGUMENTS),
+    BindingDefinition("/", "x", "y", "key", {}, "exchange"),
+]
+
+
+@pytest.mark.parametrize("definition", DEFINITIONS, ids=lambda each: type(each).__name__)
+@pytest.mark.parametrize("change", [put, delete])
+def test_a_change_comes_back_from_its_line(definition: Definition, change: Any) -> None:
+    line = encode_change(change(definition))
+
+    assert line.count(b"\n") == 1
+    assert len(line.splitlines()) == 1
+    again = decode_change(line)
+    assert again == change(definition)
+    if isinstance(definition, QueueDefinition):
+        assert isinstance(again.definition, QueueDefinition)
+        assert again.definition.log_id == definition.log_id
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"",
+        b"{}",
+        b"[]",
+        b'{"put": {}}',
+        b'{"put": {"queue": {"name": "q"}}}',
+        b'{"put": {"planet": {"name": "q"}}}',
+        b'{"burn": {"vhost": {"name": "q"}}}',
+        b'{"put": {"vhost": {"name": "q", "more": 1}}}',
+        b'{"put": {"permission": {"vhost": "/", "user": "a", "configure": "(",'
+        b' "write": "", "read":""}}}',
+    ],
+)
+def test_other_lines_are_refused(line: bytes) -> None:
+    with pytest.raises(DefinitionError):
+        decode_change(line)

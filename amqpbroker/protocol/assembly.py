@@ -4,16 +4,20 @@ Its frames are joined as they come, so that each costs as much as it has octets:
 an octet a frame makes neither a message nine times as large nor one long stop at its end.
 """
 
-import struct
-
 import attrs
 
+from amqpbroker.errors import UnexpectedFrame
 from amqpbroker.message import Traits
 from amqpbroker.protocol.events import PublishMethod
-from amqpbroker.protocol.frames import END, FRAME_OVERHEAD_BYTES
+from amqpbroker.protocol.frames import (
+    BASIC,
+    END,
+    FRAME_OVERHEAD_BYTES,
+    PAYLOAD_SIZE,
+    PUBLISH_INDEX,
+)
 
-_SIZE = struct.Struct(">I")
-_EMPTY = b"\0\0\0\0" + END
+_NO_PAYLOAD = PAYLOAD_SIZE.pack(0) + END
 
 
 @attrs.define(eq=False)
@@ -34,6 +38,14 @@ class Assembly:
     _room: int = 0
     """Octets that it may still take."""
 
+    def unexpected(self) -> UnexpectedFrame:
+        """The fault of a frame that is not the part of the message that is due."""
+        part = "header" if self.remaining < 0 else "body"
+        due = f"header for class {BASIC}" if self.remaining < 0 else "body"
+        return UnexpectedFrame(
+            f"expected content {due}, got non content {part} frame instead", PUBLISH_INDEX
+        )
+
     def add_header(self, frame: bytes, traits: Traits, body_bytes: int) -> None:
         """Take the header frame."""
         self.raw += frame
@@ -41,28 +53,21 @@ class Assembly:
         self.remaining = body_bytes
 
     def add_body(self, data: bytes, start: int, end: int) -> None:
-        """Take the body frame in ``data`` from ``start`` to ``end``, which may be too large."""
-        raw, size_max = self.raw, self.payload_bytes_max
-        size = end - start - FRAME_OVERHEAD_BYTES
-        self.remaining -= size
-        if size <= size_max and not self._room:
-            self._last = len(raw)
-            self._room = size_max - size
-            raw += data[start:end]
-            return
-        if size <= self._room:
-            raw[-1:] = data[start + 7 : end]
-            self._room -= size
-            _SIZE.pack_into(raw, self._last + 3, size_max - self._room)
-            return
+        """Take the body frame in ``data`` from ``start`` to ``end``.
+
+        It fills up the last one first; what is left of it begins the next.
+        """
+        raw, room = self.raw, self._room
+        self.remaining -= end - start - FRAME_OVERHEAD_BYTES
         position, stop = start + 7, end - 1
         while position < stop:
-            if not self._room:
+            if not room:
                 self._last = len(raw)
-                self._room = size_max
-                raw += data[start : start + 3] + _EMPTY
-            part = data[position : min(stop, position + self._room)]
-            raw[-1:] = part + END
+                room = self.payload_bytes_max
+                raw += data[start : start + 3] + _NO_PAYLOAD
+            part = data[position : min(stop, position + room)]
+            raw[-1:-1] = part  # Before its end octet.
             position += len(part)
-            self._room -= len(part)
-            _SIZE.pack_into(raw, self._last + 3, size_max - self._room)
+            room -= len(part)
+            PAYLOAD_SIZE.pack_into(raw, self._last + 3, self.payload_bytes_max - room)
+        self._room = room

@@ -6,9 +6,9 @@ turn that has used up its budget, a publisher that must be held back) and go on 
 sent gather in an outbox that is taken whole.
 
 The life of a connection is a line: protocol header, start, tune, open, then work, then close (AMQP
-0-9-1, section 2.2.4). `_due` says which method is due in which state; anything else is an error
-there. A peer that errs before it has agreed on limits is not told so: its connection just
-ends, as RabbitMQ's does. Once a hard error was sent, nothing of the peer counts but its close-ok;
+0-9-1, section 2.2.4). `_DUE` says which method is due in which state; anything else is an error
+there. A peer that errs before it has agreed on limits is not told so: its connection just ends,
+as RabbitMQ's does. Once a hard error was sent, nothing of the peer counts but its close-ok;
 after a fault in the framing itself not even that can be found, and only the end of the stream is
 left. What comes on channels at work is read by `Intake`.
 """
@@ -48,6 +48,7 @@ from amqpbroker.protocol.frames import (
     CHANNEL_OPEN_INDEX,
     FRAME_BYTES_MIN,
     FRAME_END,
+    FRAME_HEAD_BYTES,
     FRAME_HEADER,
     FRAME_OVERHEAD_BYTES,
     HEADER,
@@ -62,32 +63,41 @@ from amqpbroker.protocol.frames import (
 )
 from amqpbroker.protocol.intake import (
     ACK_BYTES,
-    FRAME_HEAD_BYTES,
     SPENT_MAX,
     Intake,
     OpenChannel,
     WireLimits,
-    not_the_content_due,
 )
 from amqpbroker.protocol.sasl import MECHANISMS, credentials
 
+_OLD_PROTOCOL_HEADER = b"AMQP\x01\x01\x00\x09"
+"""That of AMQP 0-9, which RabbitMQ takes for ours."""
 _METHOD_BYTES_MIN = 12
 _HEADER_BYTES_MIN = 20
-"""A header frame that RabbitMQ takes for one: it may lack the property flags."""
+"""The smallest method and header frame that RabbitMQ takes for one: the latter without flags."""
 _FRAME_WORK = 2
+"""What a frame without an event costs, in messages."""
 
 
 class State(Enum):
-    """Where a connection is in its life."""
+    """Where a connection is in its life: what is due next, and from whom."""
 
     HEADER = auto()
+    """The peer's protocol header."""
     STARTING = auto()
+    """Its start-ok."""
     LOGGING_IN = auto()
+    """The broker's word on the login."""
     TUNING = auto()
+    """The peer's tune-ok."""
     OPENING = auto()
+    """Its open."""
     GRANTING = auto()
+    """The broker's word on the virtual host."""
     RUNNING = auto()
+    """Whatever the peer wants."""
     CLOSING = auto()
+    """Its close-ok, or the broker's."""
     CLOSED = auto()
 
 
@@ -161,7 +171,7 @@ class Connection(Intake):
         """Section 4.2.2: a header that is not ours is answered with ours, and the end."""
         header = self._data[:8]
         if header[:4] != b"AMQP"[: len(header)] or (
-            len(header) == 8 and header not in (PROTOCOL_HEADER, b"AMQP\x01\x01\x00\x09")
+            len(header) == 8 and header not in (PROTOCOL_HEADER, _OLD_PROTOCOL_HEADER)
         ):
             self.send(PROTOCOL_HEADER)
             self.state = State.CLOSED
@@ -210,7 +220,7 @@ class Connection(Intake):
         index = int.from_bytes(payload[:4], "big")
         try:
             method = decode_method(payload)
-            act = _due.get((self.state, type(method)))
+            act = _DUE.get((self.state, type(method)))
             if act is None:
                 state = _STATE_NAMES[self.state]
                 raise ChannelError(f"unexpected method in connection state {state}")
@@ -313,7 +323,7 @@ class Connection(Intake):
         self._send_method(
             0,
             commands.Connection.Close(
-                error.code, _short(error.reply_text), index >> 16, index & 0xFFFF
+                error.code, _short(error.reply_text), *divmod(index, 1 << 16)
             ),
         )
 
@@ -366,7 +376,7 @@ class Connection(Intake):
                 raise ChannelError("second 'channel.open' seen", index)
             return None
         assert channel.content is not None
-        raise not_the_content_due(channel.content)
+        raise channel.content.unexpected()
 
     def close_channel(self, number: int, error: AmqpError, index: int) -> None:
         """Close a channel with ``error``, whatever the peer still sends on it."""
@@ -375,9 +385,7 @@ class Connection(Intake):
         channel.content = None
         self._send_method(
             number,
-            commands.Channel.Close(
-                error.code, _short(error.reply_text), index >> 16, index & 0xFFFF
-            ),
+            commands.Channel.Close(error.code, _short(error.reply_text), *divmod(index, 1 << 16)),
         )
 
     def channel_close_ok(self, number: int) -> None:
@@ -430,7 +438,7 @@ class Connection(Intake):
         return now_s - self._heard_s <= interval_s * 2
 
 
-_due: dict[tuple[State, type[Frame]], Callable[[Connection, Any], Event | None]] = {
+_DUE: dict[tuple[State, type[Frame]], Callable[[Connection, Any], Event | None]] = {
     (State.STARTING, commands.Connection.StartOk): Connection._take_start_ok,
     (State.TUNING, commands.Connection.TuneOk): Connection._take_tune_ok,
     (State.OPENING, commands.Connection.Open): Connection._take_open,
@@ -447,7 +455,7 @@ _STATE_NAMES = {
     State.GRANTING: "opening",
     State.RUNNING: "running",
 }
-"""What RabbitMQ calls them."""
+"""What RabbitMQ calls them; in the others no method gets as far as to be out of place."""
 
 
 def _check_agreed(name: str, value: int, least: int, most: int) -> None:

@@ -1,20 +1,19 @@
-"""Content: property blocks, and the frames that carry messages to clients.
+"""The frames that carry messages to clients.
 
 This module is the hot half of the codec. A delivery is made of pieces that are prepared once per
 consumer and address, a delivery tag, and the publisher's own content frames; making a run of them
-is one pass in C. Only a consumer with another channel number, or with smaller frames, makes the
-content be framed anew.
+is one pass in C. Only for a consumer with another channel number, or with smaller frames, is the
+content framed anew.
 """
 
 import struct
-from functools import cache, lru_cache
 from itertools import chain, repeat
-from typing import Any
 
-from amqpbroker.errors import FrameError, MalformedSyntax
-from amqpbroker.message import Traits
-from amqpbroker.protocol.fields import read_shortstr, read_table, write_shortstr
+from pamqp import commands
+
+from amqpbroker.protocol.fields import write_shortstr
 from amqpbroker.protocol.frames import (
+    BASIC,
     BODY,
     CONTENT_HEADER,
     END,
@@ -22,131 +21,21 @@ from amqpbroker.protocol.frames import (
     FRAME_OVERHEAD_BYTES,
     HEADER,
     METHOD,
-    PUBLISH_INDEX,
+    METHOD_INDEX,
+    PAYLOAD_SIZE,
     frame,
 )
 
-_DELIVER = b"\x00\x3c\x00\x3c"
-_GET_OK = b"\x00\x3c\x00\x47"
-_RETURN = b"\x00\x3c\x00\x32"
+_DELIVER = METHOD_INDEX.pack(commands.Basic.Deliver.index)
+_GET_OK = METHOD_INDEX.pack(commands.Basic.GetOk.index)
+_RETURN = METHOD_INDEX.pack(commands.Basic.Return.index)
 _HEADER_MARK, _BODY_MARK = bytes((HEADER,)), bytes((BODY,))
-_SIZE = struct.Struct(">I")
+_COUNT = struct.Struct(">I")
 _CHANNEL = struct.Struct(">H")
 _REPLY_CODE = struct.Struct(">H")
 _TAG = struct.Struct(">Q")
 _pack_tag = _TAG.pack
 _flatten = chain.from_iterable
-
-_TEXT, _DELIVERY_MODE, _TIMESTAMP, _HEADERS, _PRIORITY, _REPLY_TO, _EXPIRATION, _USER_ID = range(8)
-_PROPERTIES = (
-    _TEXT,  # content-type
-    _TEXT,  # content-encoding
-    _HEADERS,
-    _DELIVERY_MODE,
-    _PRIORITY,
-    _TEXT,  # correlation-id
-    _REPLY_TO,
-    _EXPIRATION,
-    _TEXT,  # message-id
-    _TIMESTAMP,
-    _TEXT,  # type
-    _USER_ID,
-    _TEXT,  # app-id
-    _TEXT,  # cluster-id
-)
-"""The properties of class basic, in the order of their flag bits from bit 15 down (section 1.8)."""
-
-DIRECT_REPLY_TO = b"amq.rabbitmq.reply-to"
-"""The reply-to that asks for replies without a queue."""
-_DIRECT_REPLY_TO = bytes((len(DIRECT_REPLY_TO),)) + DIRECT_REPLY_TO
-_CACHED_BLOCK_BYTES_MAX = 256
-
-PLAIN = Traits(persistent=False)
-PERSISTENT = Traits(persistent=True)
-
-
-@lru_cache(maxsize=1024)
-def _plan(flags: int) -> tuple[int, ...]:
-    """The properties that ``flags`` announce."""
-    if flags & 3:
-        raise _malformed("property flags beyond those of class basic")
-    return tuple(_PROPERTIES[i] for i in range(14) if flags & (0x8000 >> i))
-
-
-def read_properties(block: bytes) -> Traits:
-    """Walk a property block (flags and list) once, and keep what the broker may act on.
-
-    Messages whose block says nothing of the kind share `PLAIN` or `PERSISTENT`. Raises
-    `MalformedSyntax` if the block is malformed.
-    """
-    if len(block) <= 2:
-        if block == b"\0\0":
-            return PLAIN
-        return _walk(block)
-    # A correlation-id (0x0400), message-id (0x0080) or timestamp (0x0040) will not come again.
-    if len(block) <= _CACHED_BLOCK_BYTES_MAX and not (block[1] & 0xC0 or block[0] & 0x04):
-        return _walk_again(block)
-    return _walk(block)
-
-
-def _walk(block: bytes) -> Traits:
-    headers: dict[str, Any] | None = None
-    persistent = direct_reply = False
-    priority = 0
-    expiration = user_id = None
-    position = 2
-    try:
-        for kind in _plan(block[0] << 8 | block[1]):
-            if kind == _TEXT:
-                position += 1 + block[position]
-            elif kind == _DELIVERY_MODE:
-                persistent = block[position] == 2
-                position += 1
-            elif kind == _TIMESTAMP:
-                position += 8
-            elif kind == _HEADERS:
-                headers, position = read_table(block, position)
-            elif kind == _REPLY_TO:
-                direct_reply = block.startswith(_DIRECT_REPLY_TO, position)
-                position += 1 + block[position]
-            elif kind == _PRIORITY:
-                priority = block[position]
-                position += 1
-            elif kind == _EXPIRATION:
-                expiration, position = read_shortstr(block, position)
-            else:
-                user_id, position = read_shortstr(block, position)
-    except (IndexError, FrameError):
-        position = -1
-    except MalformedSyntax as error:
-        error.index = PUBLISH_INDEX
-        raise
-    if position != len(block):
-        raise _malformed("a property list does not end where it should")
-    special = direct_reply or expiration is not None or user_id is not None
-    if headers is not None:
-        special = special or "CC" in headers or "BCC" in headers
-    elif not special and not priority:
-        return PERSISTENT if persistent else PLAIN
-    elif not special:
-        return _kept(persistent, priority)
-    kept = _kept(persistent, priority)
-    return Traits(persistent, headers, priority, expiration, user_id, direct_reply, special, kept)
-
-
-@cache  # Two times 256.
-def _kept(persistent: bool, priority: int) -> Traits:
-    """What messages keep of their traits while they wait."""
-    if priority:
-        return Traits(persistent, priority=priority)
-    return PERSISTENT if persistent else PLAIN
-
-
-def _malformed(what: str) -> MalformedSyntax:
-    return MalformedSyntax(f"cannot decode: {what}", PUBLISH_INDEX)
-
-
-_walk_again = lru_cache(maxsize=1024)(_walk)
 
 
 def encode_address(exchange: str, routing_key: str) -> bytes:
@@ -181,7 +70,7 @@ def encode_get_ok(
 ) -> bytes:
     """A basic.get-ok frame; the content frames follow it."""
     flag = b"\1" if redelivered else b"\0"
-    payload = _GET_OK + _pack_tag(tag) + flag + address + _SIZE.pack(message_count)
+    payload = _GET_OK + _pack_tag(tag) + flag + address + _COUNT.pack(message_count)
     return frame(METHOD, channel, payload)
 
 
@@ -214,10 +103,10 @@ def reframe(raw: bytes, channel: int, frame_max: int) -> bytes:
 
 def _reframed(raw: bytes, number: bytes, payload_max: int) -> list[bytes | memoryview]:
     """Pieces that together are ``raw`` on channel ``number``, its body in frames that fit."""
-    start = _SIZE.unpack_from(raw, 3)[0] + FRAME_OVERHEAD_BYTES
+    start = PAYLOAD_SIZE.unpack_from(raw, 3)[0] + FRAME_OVERHEAD_BYTES
     pieces: list[bytes | memoryview] = [_HEADER_MARK, number, raw[3:start]]
     while start < len(raw):
-        size = _SIZE.unpack_from(raw, start + 3)[0]
+        size = PAYLOAD_SIZE.unpack_from(raw, start + 3)[0]
         end = start + size + FRAME_OVERHEAD_BYTES
         if size <= payload_max:
             pieces += (_BODY_MARK, number, raw[start + 3 : end])
@@ -225,7 +114,7 @@ def _reframed(raw: bytes, number: bytes, payload_max: int) -> list[bytes | memor
             view = memoryview(raw)
             for cut in range(start + 7, end - 1, payload_max):
                 part = view[cut : min(cut + payload_max, end - 1)]
-                pieces += (_BODY_MARK, number, _SIZE.pack(len(part)), part, END)
+                pieces += (_BODY_MARK, number, PAYLOAD_SIZE.pack(len(part)), part, END)
         start = end
     return pieces
 
@@ -235,7 +124,7 @@ def encode_content(channel: int, block: bytes, body: bytes, frame_max: int) -> b
 
     How the broker's own messages, and tests, are made.
     """
-    header = CONTENT_HEADER.pack(60, 0, len(body)) + block
+    header = CONTENT_HEADER.pack(BASIC, 0, len(body)) + block
     return frame(HEADER, channel, header) + encode_body(channel, body, frame_max)
 
 

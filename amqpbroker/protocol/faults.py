@@ -17,12 +17,12 @@ _DECODED_BYTES_MAX = 128
 
 
 def unexpected_frame(kind: int, payload: bytes) -> UnexpectedFrame:
-    """A sound frame that nobody waits for."""
+    """A sound frame that is not due."""
     return UnexpectedFrame(f"type {kind}, {_shown(payload)}")
 
 
 def frame_error(kind: int, payload: bytes, why: str = "unknown_frame") -> FrameError:
-    """A frame that is none."""
+    """Octets that are no frame; ``why`` is an Erlang term."""
     return FrameError(f"type {kind}, {_shown(payload)}: {why}")
 
 

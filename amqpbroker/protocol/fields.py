@@ -22,9 +22,9 @@ _LENGTH = struct.Struct(">I")
 
 
 def _timestamp(seconds: int) -> datetime | int:
-    """A point in time.
+    """A point in time; a number over 32 bits counts milliseconds, by the habit of some clients.
 
-    Values over 32 bits are milliseconds by habit, those beyond the calendar stay numbers.
+    One that is beyond the calendar stays a number.
     """
     try:
         return datetime.fromtimestamp(seconds if seconds < 1 << 32 else seconds / 1000, UTC)
@@ -46,7 +46,10 @@ _FIXED: dict[int, tuple[struct.Struct, Callable[[Any], Any] | None]] = {
     ord("d"): (struct.Struct(">d"), None),
     ord("T"): (struct.Struct(">Q"), _timestamp),
 }
+"""Fields of a fixed size by their type: their form, and what makes a value of the number."""
 _VOID = ord("V")
+_LONG = b"SxFA"
+"""Long strings, octets, tables and arrays: all have a length before them."""
 _SCALE_AND_NUMBER = struct.Struct(">Bi")
 
 
@@ -122,7 +125,7 @@ def _read_fields(content: bytes, depth: int) -> dict[str, Any]:
         if fixed is None:
             table[name], position = _read_value(content, position, depth)
             continue
-        # The same as there, without the call: most fields of large tables are small.
+        # As in `_read_value`, without the call: most fields of large tables are small.
         form, convert = fixed
         stop = position + 1 + form.size
         if stop > end:
@@ -162,7 +165,7 @@ def _read_value(data: bytes, position: int, depth: int) -> tuple[Any, int]:
             raise FrameError("cannot decode: a field's value is cut off")
         value = form.unpack_from(data, position)[0]
         return (value if convert is None else convert(value)), stop
-    if kind in b"SxFA":
+    if kind in _LONG:
         content, stop = read_longstr(data, position, len(data))
         if kind == ord("F"):
             return _read_fields(content, depth + 1), stop
@@ -196,11 +199,11 @@ _INTEGERS = (
     (-(1 << 31), (1 << 31) - 1, struct.Struct(">ci"), b"I"),
     (0, (1 << 32) - 1, struct.Struct(">cI"), b"i"),
     (-(1 << 63), (1 << 63) - 1, struct.Struct(">cq"), b"l"),
-    (0, (1 << 64) - 1, struct.Struct(">cQ"), b"T"),  # A moment beyond the calendar.
+    (0, (1 << 64) - 1, struct.Struct(">cQ"), b"T"),  # A timestamp beyond the calendar.
 )
 """Least, most, form and type of integers: the first that fits is taken."""
 _FLOAT, _DOUBLE = struct.Struct(">f"), struct.Struct(">d")
-_MOMENT = struct.Struct(">Q")
+_TIMESTAMP = struct.Struct(">Q")
 
 
 def write_longstr(octets: bytes | bytearray) -> bytes:
@@ -259,14 +262,14 @@ def _write_decimal(value: Decimal) -> bytes:
     return b"D" + _SCALE_AND_NUMBER.pack(scale, int(value.scaleb(scale)))
 
 
-def _write_moment(value: datetime) -> bytes:
-    """As seconds, or as milliseconds if that is how the number will be read."""
+def _write_timestamp(value: datetime) -> bytes:
+    """As milliseconds if they are needed, and will be read as such; else as seconds."""
     if value.tzinfo is None:
         value = value.replace(tzinfo=UTC)
     milliseconds = round(value.timestamp() * 1000)
-    if milliseconds % 1000 == 0 and milliseconds < 1000 << 32:
-        return b"T" + _MOMENT.pack(milliseconds // 1000)
-    return b"T" + _MOMENT.pack(milliseconds if milliseconds >= 1 << 32 else milliseconds // 1000)
+    seconds, rest = divmod(milliseconds, 1000)
+    needed = rest or seconds >= 1 << 32
+    return b"T" + _TIMESTAMP.pack(milliseconds if needed and milliseconds >= 1 << 32 else seconds)
 
 
 _WRITERS: dict[type, Callable[[Any], bytes]] = {
@@ -277,7 +280,7 @@ _WRITERS: dict[type, Callable[[Any], bytes]] = {
     str: lambda value: b"S" + write_longstr(value.encode("utf-8", "surrogateescape")),
     bytes: lambda value: b"S" + write_longstr(value),
     bytearray: lambda value: b"x" + write_longstr(value),
-    datetime: _write_moment,
+    datetime: _write_timestamp,
     dict: lambda value: b"F" + write_table(value),
     list: lambda value: b"A" + write_longstr(b"".join([write_value(item) for item in value])),
     type(None): lambda value: b"V",
@@ -302,7 +305,7 @@ def split_fields(content: bytes) -> Iterator[tuple[bytes, bytes]]:
         fixed = _FIXED.get(kind)
         if fixed is not None:
             position += fixed[0].size
-        elif kind in b"SxFA":
+        elif kind in _LONG:
             position += 4 + _LENGTH.unpack_from(content, position)[0]
         elif kind == ord("D"):
             position += _SCALE_AND_NUMBER.size

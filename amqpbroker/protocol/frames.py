@@ -22,14 +22,23 @@ from amqpbroker.protocol.fields import (
 )
 
 METHOD, HEADER, BODY, HEARTBEAT = 1, 2, 3, 8
+"""The types of frames."""
 FRAME_END = 0xCE
-END = b"\xce"
+END = bytes((FRAME_END,))
+FRAME_HEAD_BYTES = 7
+"""Type, channel and size: what stands before a payload. (In a slice it is written as a 7.)"""
 FRAME_OVERHEAD_BYTES = 8
-"""What a frame adds to its payload: type, channel, size and the end octet."""
+"""What a frame adds to its payload: its head and the end octet."""
 FRAME_BYTES_MIN = 4096
 """The frame size that every peer must accept."""
+BASIC = 60
+"""The class of all that carries messages."""
+PROPERTIES_AT = 19
+"""Where a header frame's property block begins: behind its head, class, weight and body size."""
 
 FRAME_HEADER = struct.Struct(">BHI")
+PAYLOAD_SIZE = struct.Struct(">I")
+"""The last field of a frame's head: it stands at 3."""
 CONTENT_HEADER = struct.Struct(">HHQ")
 METHOD_INDEX = struct.Struct(">I")
 
@@ -52,7 +61,7 @@ _INTEGERS = {
 
 
 class AccessRequest(Frame):
-    """What old clients ask before they use a realm; AMQP 0-9-1 has no realms any more."""
+    """What old clients ask before they use a realm, of which AMQP 0-9-1 has none."""
 
     __slots__: ClassVar[list[str]] = [  # noqa: RUF023 - the order on the wire
         "realm",

@@ -19,20 +19,23 @@ from amqpbroker.errors import (
 )
 from amqpbroker.message import Traits
 from amqpbroker.protocol.assembly import Assembly
-from amqpbroker.protocol.content import PLAIN, read_properties
 from amqpbroker.protocol.events import ChannelEvent, ChannelFault, Publish, PublishMethod, Settle
 from amqpbroker.protocol.faults import cannot_decode
 from amqpbroker.protocol.fields import read_shortstr
 from amqpbroker.protocol.frames import (
     ACK_INDEX,
+    BASIC,
     BODY,
     CONTENT_HEADER,
     FRAME_END,
+    FRAME_HEAD_BYTES,
     FRAME_HEADER,
     FRAME_OVERHEAD_BYTES,
     HEADER,
+    PROPERTIES_AT,
     PUBLISH_INDEX,
 )
+from amqpbroker.protocol.properties import PLAIN, read_properties
 
 RUN_MAX = 1024
 """Messages in one event: bounds the work between two looks at the budget."""
@@ -49,15 +52,11 @@ SPENT_MAX = 256
 _BYTES_SPENT_MIN = 1024
 _BYTES_PER_WORK = 4
 """Tables are counted by their octets, from so many on: a field has four at least, about."""
-FRAME_HEAD_BYTES = 7
-"""A frame up to its payload."""
 _EXCHANGE_AT = 6
 """Where the arguments of basic.publish begin: behind its index and the reserved ticket."""
-_PROPERTIES_AT = 19
-"""Where a header frame's property block begins."""
 _CONTENT_HEAD = struct.Struct(">BHIIQ")
 _CONTENT_BYTES_MIN = FRAME_HEAD_BYTES + _HEADER_PAYLOAD_BYTES_MIN + 1
-_CLASS_BASIC = 60 << 16
+_CLASS_AND_WEIGHT = BASIC << 16
 _NO_CONTENT = (0, 0, 0, 0, PLAIN)
 """Channel, start, start of the body, end and traits of a content in the buffer: none yet."""
 
@@ -226,12 +225,12 @@ class Intake:
             or not _HEADER_PAYLOAD_BYTES_MIN <= size <= self._payload_bytes_max
             or end > limit
             or data[end - 1] != FRAME_END
-            or class_and_weight != _CLASS_BASIC
+            or class_and_weight != _CLASS_AND_WEIGHT
             or remaining > self.limits.message_bytes_max
         ):
             return None
-        traits = read_properties(data[start + _PROPERTIES_AT : end - 1])
-        if size >= _BYTES_SPENT_MIN:
+        traits = read_properties(data[start + PROPERTIES_AT : end - 1])
+        if size >= _BYTES_SPENT_MIN:  # As `_spend`, without a call for each message.
             self._spent += size // _BYTES_PER_WORK
         if not remaining:
             return end, traits, end
@@ -289,7 +288,7 @@ class Intake:
                 channel.content = None
                 return fault
         elif kind != BODY:
-            raise not_the_content_due(content)
+            raise content.unexpected()
         else:
             if end - start == FRAME_OVERHEAD_BYTES:
                 return None  # Empty frames would gather without end.
@@ -307,13 +306,13 @@ class Intake:
     ) -> ChannelFault | None:
         data = self._data
         if kind != HEADER:
-            raise not_the_content_due(content)
+            raise content.unexpected()
         class_id, weight, size = CONTENT_HEADER.unpack_from(data, start + 7)
         if weight:
-            raise not_the_content_due(content)
-        if class_id != 60:
+            raise content.unexpected()
+        if class_id != BASIC:
             raise UnexpectedFrame(
-                f"expected content header for class 60, got one for class {class_id} instead",
+                f"expected content header for class {BASIC}, got one for class {class_id} instead",
                 PUBLISH_INDEX,
             )
         size_max = self.limits.message_bytes_max
@@ -325,7 +324,7 @@ class Intake:
                 ),
                 PUBLISH_INDEX,
             )
-        traits = read_properties(data[start + _PROPERTIES_AT : end - 1])
+        traits = read_properties(data[start + PROPERTIES_AT : end - 1])
         self._spend(end - start)
         content.add_header(data[start:end], traits, size)
         return None
@@ -334,12 +333,3 @@ class Intake:
         """Count octets that were decoded, if they may have been many fields."""
         if size >= _BYTES_SPENT_MIN:
             self._spent += size // _BYTES_PER_WORK
-
-
-def not_the_content_due(content: Assembly) -> UnexpectedFrame:
-    """A frame that came where another part of a message is due."""
-    due = "header for class 60" if content.remaining < 0 else "body"
-    part = "header" if content.remaining < 0 else "body"
-    return UnexpectedFrame(
-        f"expected content {due}, got non content {part} frame instead", PUBLISH_INDEX
-    )

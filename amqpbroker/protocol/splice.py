@@ -1,7 +1,7 @@
 """Messages with other properties: the header frame is cut and joined, all else stays as it came.
 
 Nothing is decoded and encoded again: what is kept is kept to the octet, whatever a client has put
-there. A message here is its raw content frames, and has been walked before (`read_properties`).
+there. A message here is its raw content frames, and was found sound before (`read_properties`).
 """
 
 import struct
@@ -9,20 +9,12 @@ from collections.abc import Collection
 from typing import Any
 
 from amqpbroker.protocol.fields import split_fields, write_fields, write_longstr, write_shortstr
-from amqpbroker.protocol.frames import FRAME_HEADER, HEADER
-
-HEADERS = 0x2000
-REPLY_TO = 0x0200
-EXPIRATION = 0x0100
-"""Flag bits of properties (section 1.8)."""
+from amqpbroker.protocol.frames import FRAME_HEAD_BYTES, FRAME_HEADER, HEADER, PROPERTIES_AT
+from amqpbroker.protocol.properties import FIXED_SIZES, HEADERS, REPLY_TO
 
 _FLAGS = struct.Struct(">H")
 _LENGTH = struct.Struct(">I")
-_FLAGS_AT = 19
-_LIST_AT = 21
-"""Where a header frame's flags and property list begin."""
-_FIXED_SIZES = {0x1000: 1, 0x0800: 1, 0x0040: 8}
-"""Octets of delivery-mode, priority and timestamp; all others but the headers are short strings."""
+_VALUES_AT = PROPERTIES_AT + _FLAGS.size
 
 
 def with_reply_to(raw: bytes, reply_to: str) -> bytes:
@@ -43,12 +35,11 @@ def with_property(raw: bytes, flag: int, octets: bytes | None) -> bytes:
     flags, start, stop = _find(raw, flag)
     if octets is None and start == stop:
         return raw
-    end = _end(raw)
+    _, channel, size = FRAME_HEADER.unpack_from(raw)
+    end = FRAME_HEAD_BYTES + size
     flags = flags & ~flag if octets is None else flags | flag
-    payload = b"".join(
-        (raw[7:_FLAGS_AT], _FLAGS.pack(flags), raw[_LIST_AT:start], octets or b"", raw[stop:end])
-    )
-    channel = FRAME_HEADER.unpack_from(raw)[1]
+    head, before, behind = raw[7:PROPERTIES_AT], raw[_VALUES_AT:start], raw[stop:end]
+    payload = b"".join((head, _FLAGS.pack(flags), before, octets or b"", behind))
     return FRAME_HEADER.pack(HEADER, channel, len(payload)) + payload + raw[end:]
 
 
@@ -64,7 +55,7 @@ def with_headers(
     `ValueError` for a value that no field can hold.
     """
     _, start, stop = _find(raw, HEADERS)
-    fields = raw[start + 4 : stop]
+    fields = raw[start + _LENGTH.size : stop]
     gone = {name.encode("utf-8", "surrogateescape") for name in removed}
     kept = b"".join([octets for name, octets in split_fields(fields) if name not in gone])
     if len(kept) == len(fields) and not first and not last:
@@ -73,23 +64,17 @@ def with_headers(
     return with_property(raw, HEADERS, write_longstr(table))
 
 
-def _end(raw: bytes) -> int:
-    """Where the header frame's end octet stands."""
-    size: int = FRAME_HEADER.unpack_from(raw)[2]
-    return 7 + size
-
-
 def _find(raw: bytes, flag: int) -> tuple[int, int, int]:
     """The flags, and where the property of ``flag`` begins and ends, or would."""
-    flags: int = _FLAGS.unpack_from(raw, _FLAGS_AT)[0]
-    position, bit = _LIST_AT, 0x8000
+    flags: int = _FLAGS.unpack_from(raw, PROPERTIES_AT)[0]
+    position, bit = _VALUES_AT, 0x8000
     while True:
         start = position
         if flags & bit:
             if bit == HEADERS:
-                position += 4 + _LENGTH.unpack_from(raw, position)[0]
+                position += _LENGTH.size + _LENGTH.unpack_from(raw, position)[0]
             else:
-                position += _FIXED_SIZES.get(bit) or 1 + raw[position]
+                position += FIXED_SIZES.get(bit) or 1 + raw[position]
         if bit == flag:
             return flags, start, position
         bit >>= 1

@@ -22,7 +22,7 @@ from amqpbroker.errors import (
 )
 from amqpbroker.errors import UnexpectedFrame as Unexpected
 from amqpbroker.protocol.connection import Connection, State
-from amqpbroker.protocol.content import PERSISTENT, PLAIN, encode_content, read_properties
+from amqpbroker.protocol.content import encode_content
 from amqpbroker.protocol.events import ChannelFault, Event, Method, Publish, Settle, Worked
 from amqpbroker.protocol.frames import (
     BODY,
@@ -37,6 +37,7 @@ from amqpbroker.protocol.frames import (
     frame,
 )
 from amqpbroker.protocol.intake import RUN_MAX, WireLimits
+from amqpbroker.protocol.properties import PERSISTENT, PLAIN, read_properties
 
 Running = Callable[..., Connection]
 Item = tuple[Any, ...]

@@ -9,12 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pamqp import commands
 
-from amqpbroker.protocol.content import encode_content, read_properties
+from amqpbroker.protocol.content import encode_content
 from amqpbroker.protocol.fields import read_fields, write_longstr, write_shortstr
+from amqpbroker.protocol.properties import EXPIRATION, HEADERS, REPLY_TO, read_properties
 from amqpbroker.protocol.splice import (
-    EXPIRATION,
-    HEADERS,
-    REPLY_TO,
     with_headers,
     with_property,
     with_reply_to,

@@ -177,6 +177,7 @@ QUEUE_ARGUMENTS = (
     ),
     Argument("x-delivery-limit", types=_QUORUM),
     Argument("x-queue-master-locator"),
+    Argument("x-flush", _one_of(("sync", "async"), lambda word: "invalid_flush")),
 )
 """The arguments of queue.declare, in the order in which they are checked."""
 

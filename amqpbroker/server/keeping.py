@@ -63,7 +63,8 @@ class Keeping:
     def open_log(self, definition: QueueDefinition) -> Log:
         """The log of a queue."""
         if definition.log_id:
-            return self._store.open_log(definition.log_id)
+            is_async = definition.arguments.get("x-flush") == "async"
+            return self._store.open_log(definition.log_id, is_async)
         return self._store.open_transient_log()
 
     def begin(self, broker: Broker) -> None:

@@ -138,11 +138,17 @@ _DIGITS = b"01" + b"1" * 254
 class DiskLog(MemoryLog):
     """A log whose chunks may lie in ``segments``.
 
-    ``journal`` is None if nothing in it outlives the node.
+    ``journal`` is None if nothing in it outlives the node. With ``is_async`` messages are committed
+    as they come, though a crash may still take what was not synced.
     """
 
     def __init__(
-        self, log_id: int, segments: Segments, waiting: Waiting, journal: Journal | None
+        self,
+        log_id: int,
+        segments: Segments,
+        waiting: Waiting,
+        journal: Journal | None,
+        is_async: bool = False,
     ) -> None:
         super().__init__(shift=log_id * 97)
         self.log_id = log_id
@@ -150,6 +156,7 @@ class DiskLog(MemoryLog):
         self._segments = segments
         self._waiting = waiting
         self._journal = journal
+        self._is_async = is_async
         self._has_persistent = False
         self._uncommitted = False
         self._loaded: Chunk | None = None
@@ -164,7 +171,7 @@ class DiskLog(MemoryLog):
         if self._journal is not None and origin.traits.persistent:
             self._journal.messages(self, first, origin, raws)
             self._has_persistent = self._uncommitted = True
-        if self._uncommitted:
+        if self._uncommitted and not self._is_async:
             self.committed = committed
         return end
 
@@ -173,7 +180,7 @@ class DiskLog(MemoryLog):
 
         ``is_all``: nothing else was told since.
         """
-        self.committed = self.end if is_all else end
+        self.committed = self.end if is_all or self._is_async else end
         self._uncommitted = not is_all
         # A segment goes when it is kept that all its messages have: by now, if it was told before
         # the batch before this one was synced.

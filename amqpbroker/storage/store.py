@@ -81,8 +81,11 @@ class Store:
             ) from error
         return cls(disk, folder, lock, recovered, waiting_bytes_max)
 
-    def open_log(self, log_id: int) -> DiskLog:
-        """The log with that id, with what was kept of it; a new one, if nothing was."""
+    def open_log(self, log_id: int, is_async: bool = False) -> DiskLog:
+        """The log with that id, with what was kept of it; a new one, if nothing was.
+
+        ``is_async``: its messages are committed before they are synced.
+        """
         kept = self._recovered.logs.pop(log_id, None)
         folder = self._queue_folder(str(log_id))
         numbers = segment_numbers(self._disk, folder)
@@ -91,7 +94,7 @@ class Store:
         for number in set(numbers) - needed:
             self._disk.remove(segment_path(folder, number))
         segments = Segments(self._disk, folder, max(numbers, default=0), bool(numbers))
-        opened = DiskLog(log_id, segments, self._waiting, self.wal)
+        opened = DiskLog(log_id, segments, self._waiting, self.wal, is_async)
         if kept is not None:
             state = self._without_missing(log_id, state, needed - set(numbers), kept)
             opened.epoch = kept.epoch

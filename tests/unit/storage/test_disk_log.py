@@ -68,6 +68,22 @@ def test_persistent_messages_are_committed_when_they_are_synced(
     assert log.committed == 6
 
 
+def test_messages_may_be_committed_before_they_are_synced_if_that_is_wanted(
+    open_store: OpenStore, disk: SimDisk, wait: Wait
+) -> None:
+    store = open_store()
+    log = store.open_log(1, is_async=True)
+
+    log.append(PERSISTENT, numbered(3))
+    assert log.committed == 3
+    wait(store.wal.commit)
+    log.append(PERSISTENT, numbered(2, 3))
+    assert log.committed == 5
+    disk.crash()
+
+    assert indexes(open_store().open_log(1)) == [0, 1, 2]
+
+
 def test_what_was_committed_is_there_after_a_crash(
     open_store: OpenStore, disk: SimDisk, wait: Wait
 ) -> None:

@@ -169,6 +169,7 @@ class Session:
             act()
         except Exception as error:
             self._answer_fault(channel, index, error)
+            error.__traceback__ = None  # Frames that hold the error lead in a circle.
 
     def _answer_fault(self, channel: Channel | None, index: int, error: Exception) -> None:
         """Every fault ends here: a soft error closes the channel, a hard one the connection.

@@ -1,6 +1,7 @@
 """Methods whose answer is not there yet: what waits behind them, and what goes on."""
 
 import logging
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -350,3 +351,22 @@ def test_a_bug_in_a_late_answer_closes_one_connection_too(
     assert close.reply_code == 541
     assert any(record.exc_info for record in caplog.records)
     assert neighbour.declare("fine") == "fine"
+
+
+def test_a_connection_that_has_waited_in_vain_is_freed_at_once(
+    connect: Connect, slow: SlowQueues, broker: Broker, clock: FakeClock
+) -> None:
+    peer = connect(1)
+    peer.declare("slow", arguments={"x-queue-type": "slow"})
+    peer.send(queue.Purge(queue="slow"))
+    session = weakref.ref(peer.session)
+    clock.advance(31)
+    broker.deadlines.run(clock.now_s)
+    peer.settle_down()
+    assert names(peer) == [(0, "Connection.Close")]
+
+    peer.session.let_go()
+    slow.opened["slow"].answer()
+    del peer
+
+    assert session() is None

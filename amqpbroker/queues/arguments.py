@@ -1,8 +1,8 @@
 """The arguments of queues and consumers: one table of what there is and how it is checked.
 
 The rules, their order and their words are RabbitMQ's (rabbit_amqqueue.erl, 3.13): a value that
-breaks a rule is named with the reason as Erlang writes terms. An argument that another type of
-queue has is refused, one that nobody knows is its owner's business.
+breaks a rule is named, with the reason as an Erlang term. An argument that only other types of
+queue have is refused; one that nobody knows is its owner's business.
 """
 
 from collections.abc import Callable, Collection, Iterable
@@ -53,16 +53,15 @@ def _time_to_live(value: object, arguments: Arguments) -> str | None:
     return _not_negative(value, arguments)
 
 
-def _lease(value: object, arguments: Arguments) -> str | None:
-    if _is_integer(value) and value == 0:
-        return "{value_zero,0}"
-    return _time_to_live(value, arguments)
+def _not_zero(check: Check) -> Check:
+    """The ``check`` of a number that must not be zero either."""
 
+    def checked(value: object, arguments: Arguments) -> str | None:
+        if _is_integer(value) and value == 0:
+            return "{value_zero,0}"
+        return check(value, arguments)
 
-def _group_size(value: object, arguments: Arguments) -> str | None:
-    if _is_integer(value) and value == 0:
-        return "{value_zero,0}"
-    return _not_negative(value, arguments)
+    return checked
 
 
 def _priority_max(value: object, arguments: Arguments) -> str | None:
@@ -135,7 +134,7 @@ _QUORUM = frozenset({"quorum"})
 _STREAM = frozenset({"stream"})
 
 QUEUE_ARGUMENTS = (
-    Argument("x-expires", _lease, _CLASSIC | _QUORUM),
+    Argument("x-expires", _not_zero(_time_to_live), _CLASSIC | _QUORUM),
     Argument("x-message-ttl", _time_to_live, _CLASSIC | _QUORUM),
     Argument("x-dead-letter-exchange", _text, _CLASSIC | _QUORUM),
     Argument("x-dead-letter-routing-key", _dead_letter_routing_key, _CLASSIC | _QUORUM),
@@ -163,7 +162,7 @@ QUEUE_ARGUMENTS = (
     Argument("x-queue-version", _queue_version),
     Argument("x-single-active-consumer", _boolean, _CLASSIC | _QUORUM),
     Argument("x-queue-type", types=_CLASSIC | _QUORUM | _STREAM),
-    Argument("x-quorum-initial-group-size", _group_size, _QUORUM),
+    Argument("x-quorum-initial-group-size", _not_zero(_not_negative), _QUORUM),
     Argument("x-max-age", types=_STREAM),
     Argument("x-stream-max-segment-size-bytes", types=_STREAM),
     Argument("x-initial-cluster-size", types=_STREAM),
@@ -190,7 +189,7 @@ CONSUME_ARGUMENTS = (
 """The arguments of basic.consume, in the order in which they are checked."""
 
 
-# -- what is asked of them ---------------------------------------------------------------------
+# -- what is asked of the tables ---------------------------------------------------------------
 
 
 def check_queue_type(definition: QueueDefinition, known: Iterable[str]) -> None:
@@ -215,13 +214,13 @@ def check_consume(definition: QueueDefinition, arguments: Arguments) -> None:
 
 
 def compared_arguments(definition: QueueDefinition) -> list[str]:
-    """What is compared when the queue is declared again, in this order."""
+    """The names of what is compared when the queue is declared again, in this order."""
     kind = _kind(definition)
     return [argument.name for argument in QUEUE_ARGUMENTS if kind in argument.types]
 
 
 def _kind(definition: QueueDefinition) -> str:
-    """RabbitMQ's type of queue whose arguments count; types that it has not have the classic's."""
+    """The type whose arguments count: one that RabbitMQ does not have takes the classic queue's."""
     return definition.type if definition.type in ("quorum", "stream") else "classic"
 
 

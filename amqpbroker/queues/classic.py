@@ -1,12 +1,12 @@
 """The classic queue: first in, first out, over a log.
 
-The queue's state is small: which indexes wait (`Ready`), who wants them (`Rota`), how many are out,
-and what ends by itself (`Expiry`, `Lease`), if anything does. The log has the messages. Dispatch
-shares waiting messages out in turn, one each, as RabbitMQ does, but in strides: three consumers get
-the indexes 0, 3, 6 …, 1, 4, 7 … and 2, 5, 8 …, each as one run.
+The queue's state is small: which indexes wait (`Ready`), who wants them (`Rota`), how many are not
+settled, and what ends by itself (`Expiry`, `Lease`), if anything does. The log has the messages.
+Dispatch shares waiting messages out in turn, one each, as RabbitMQ does, but in strides: three
+consumers get the indexes 0, 3, 6 …, 1, 4, 7 … and 2, 5, 8 …, each as one run.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from zlib import crc32
 
 from amqpbroker.definitions import QueueDefinition
@@ -36,34 +36,27 @@ class ClassicQueue(Queue):
         self._log = log
         self._keeper = keeper
         self._wake = keeper.wake
-        self._ready: Ready = Line(log.fresh_from)
         self._unsettled = 0
         self._consumers: dict[Consumer, None] = {}
         self._rota = Rota()
         self._awaiting_commit: dict[Callable[[], None], None] = {}
+        highest: int | None = arguments.get("x-max-priority")
+        self._ready: Ready = (
+            Line(log.fresh_from) if highest is None else Priorities(log, max(1, highest))
+        )
         self._ttl_ms: int | None = arguments.get("x-message-ttl")
+        self._is_plain = highest is None and self._ttl_ms is None
+        """Whether a message without a time to live of its own can go straight into the log."""
         self._expiry: Expiry | None = None
         """There once a message came that may not wait for ever."""
         self._lease: Lease | None = None
-        highest = arguments.get("x-max-priority")
-        if highest is not None:
-            self._ready = Priorities(log, max(1, highest))
-        self._is_plain = highest is None and self._ttl_ms is None
         if "x-expires" in arguments:
-            self._lease = Lease(arguments["x-expires"], keeper, self._is_used, self._is_unused)
+            self._lease = Lease(arguments["x-expires"], keeper, self._is_used, self._report_unused)
         log.on_advance = self._log_advanced
-        self._line_up(log.recovered)
-
-    def _line_up(self, recovered: Sequence[range]) -> None:
-        """Messages of another life of the node wait; what may have been delivered is told so."""
-        ready, fresh_from = self._ready, self._log.fresh_from
-        for run in recovered:
-            if isinstance(ready, Priorities):
-                ready.give_back(run)
-            elif run.start < fresh_from:
-                ready.give_back(range(run.start, min(run.stop, fresh_from)))
-        if recovered:
-            self._expiry = Expiry(ready, self._log, self._keeper)
+        if log.recovered:
+            for run in log.recovered:
+                self._ready.recover(run)
+            self._expiry = Expiry(self._ready, log, keeper)
             self._drop_expired()
 
     # -- in ------------------------------------------------------------------------------------
@@ -80,7 +73,7 @@ class ClassicQueue(Queue):
         return self._publish_special(origin, raws)
 
     def _publish_special(self, origin: Origin, raws: list[bytes]) -> int:
-        """Take messages that have a priority here, or may not wait for ever.
+        """Take messages whose priority counts here, or that may not wait for ever.
 
         Whoever waits for messages has them at once (RabbitMQ): however short their time is, and
         whatever comes right after them with a higher priority.
@@ -122,7 +115,7 @@ class ClassicQueue(Queue):
     # -- out -----------------------------------------------------------------------------------
 
     def _drop_expired(self) -> None:
-        """Begin something: what is first is not over its time now."""
+        """See that what is first has not expired: so begins whatever asks for it."""
         if self._expiry is not None:
             self._expiry.read_clock()
             self._expiry.drop()
@@ -133,7 +126,10 @@ class ClassicQueue(Queue):
         return self._hand_out(limit)
 
     def _hand_out(self, limit: int) -> int:
-        """Give consumers up to ``limit`` messages, as of the time that was read last; how many."""
+        """Give consumers up to ``limit`` messages, as of the time that was read last.
+
+        Returns the number given, as `_serve_one` and `_serve_all` do.
+        """
         rota, expiry = self._rota, self._expiry
         handed = 0
         while rota.active and handed < limit:
@@ -149,7 +145,7 @@ class ClassicQueue(Queue):
         return handed
 
     def _serve_one(self, left: int) -> int:
-        """Give the one consumer that has a turn what it takes, up to ``left``; how many."""
+        """Give the one consumer that has a turn what it takes, up to ``left``."""
         (consumer,) = self._rota.active
         credit = consumer.credit
         if credit <= 0:
@@ -160,7 +156,7 @@ class ClassicQueue(Queue):
         return len(indexes)
 
     def _serve_all(self, left: int) -> int:
-        """Give all consumers whose turn it is the same share of up to ``left``; how many in all."""
+        """Give all consumers whose turn it is the same share, up to ``left`` in all."""
         takers, rounds = self._rota.next(min(left, _SHARED_OUT_MAX))
         if not takers:
             return 0
@@ -175,7 +171,7 @@ class ClassicQueue(Queue):
         batch = self._log.read(indexes)
         count = len(batch.raws)
         if self._expiry is not None:
-            count = self._expiry.good(batch.origins)
+            count = self._expiry.deliverable(batch.origins)
             del batch.origins[count:], batch.raws[count:]
         if count < len(indexes):
             self._ready.put_back(indexes[count:], redelivered)
@@ -193,13 +189,13 @@ class ClassicQueue(Queue):
         self, takers: list[Consumer], indexes: range, batch: Batch, redelivered: bool
     ) -> None:
         """Message by message to each taker in turn; who was served goes to the end of the line."""
-        turn = len(takers)
+        stride = len(takers)
         served = takers[: len(indexes)]
         last = len(indexes) % len(served)  # So many were served once more than the others.
         self._rota.to_the_end(served[last:] + served[:last])
         for place, consumer in enumerate(served):
-            part = Batch(batch.origins[place::turn], batch.raws[place::turn])
-            self._deliver(consumer, indexes[place::turn], part, redelivered)
+            part = Batch(batch.origins[place::stride], batch.raws[place::stride])
+            self._deliver(consumer, indexes[place::stride], part, redelivered)
 
     def settle(self, indexes: range, outcome: Outcome) -> None:
         if self.version:
@@ -263,7 +259,7 @@ class ClassicQueue(Queue):
     def _is_used(self) -> bool:
         return bool(self._consumers)
 
-    def _is_unused(self) -> None:
+    def _report_unused(self) -> None:
         self._keeper.unused(self)
 
     # -- the whole -----------------------------------------------------------------------------
@@ -273,7 +269,7 @@ class ClassicQueue(Queue):
         return self._drop_all(self._log.readable)
 
     def _drop_all(self, end: int) -> int:
-        """Drop what waits below ``end``; how many it were."""
+        """Drop what waits below ``end``; returns the number dropped."""
         runs = self._ready.clear(end)
         for run in runs:
             self._log.settle(run)
@@ -310,7 +306,7 @@ class ClassicQueue(Queue):
 
 
 def _least(one: int | None, other: int | None) -> int | None:
-    """The lower of two limits, as far as there are any."""
+    """The lower of two limits; None is no limit."""
     if one is None or other is None:
         return one if other is None else other
     return min(one, other)
@@ -321,7 +317,7 @@ def _memory_log(definition: QueueDefinition) -> Log:
 
 
 class ClassicQueues(QueueType):
-    """Classic queues over the logs that ``open_log`` gives them: in memory, if nobody says more."""
+    """Makes classic queues over the logs that ``open_log`` opens; in memory, if it is not given."""
 
     def __init__(self, open_log: Callable[[QueueDefinition], Log] = _memory_log) -> None:
         self._open_log = open_log

@@ -1,7 +1,7 @@
 """What ends by itself: messages that have waited too long, and queues that nobody uses.
 
-A message is let go once it is both over its time and first in line, as RabbitMQ's classic queues do
-it (Time-to-Live and Expiration): one that expires behind another waits until that is gone. So one
+A message is dropped once it has expired and is first in line, as RabbitMQ's classic queues do it
+(Time-to-Live and Expiration): one that expires behind another waits until that is gone. So one
 timer is enough for a whole queue, the one for its first message.
 """
 
@@ -16,9 +16,10 @@ from amqpbroker.storage.log import CHUNK_MAX, Log
 
 
 class Expiry:
-    """Drops messages of one queue that are first in line and over their time.
+    """Drops messages of one queue that have expired and are first in line.
 
-    Messages are judged as of ``now_ms``, wall-clock time; who begins something reads the clock.
+    They are judged as of ``now_ms``, wall-clock time, which moves with `read_clock` only: what the
+    queue does at once, it does as of one moment.
     """
 
     def __init__(self, ready: Ready, log: Log, keeper: Keeper) -> None:
@@ -31,7 +32,7 @@ class Expiry:
         self._latest: tuple[Origin, Origin] | None = None
 
     def read_clock(self) -> None:
-        """Judge as of now."""
+        """From here on, judge as of now."""
         self.now_ms = self._keeper.clock.wall_ms()
 
     def stamped(self, origin: Origin, ttl_ms: int) -> Origin:
@@ -41,15 +42,15 @@ class Expiry:
         """
         expires_ms = self.now_ms + ttl_ms
         if self._latest is not None:
-            plain, stamped = self._latest
-            if plain is origin and stamped.expires_ms == expires_ms:
+            unstamped, stamped = self._latest
+            if unstamped is origin and stamped.expires_ms == expires_ms:
                 return stamped
         stamped = attrs.evolve(origin, expires_ms=expires_ms)
         self._latest = origin, stamped
         return stamped
 
     def drop(self) -> None:
-        """Drop what is over its time and first, and see that the next is dropped at its time."""
+        """Drop what has expired and is first, and see that the next is dropped in its time."""
         ready, log = self._ready, self._log
         while (first := ready.first(log.readable)) is not None:
             expires_ms = log.origins(range(first, first + 1))[0].expires_ms
@@ -60,33 +61,33 @@ class Expiry:
                 return
             indexes, redelivered = ready.take(log.readable, CHUNK_MAX)
             origins = log.origins(indexes)
-            count = self._leading(origins, over=True)
+            count = self._leading(origins, expired=True)
             if count < len(indexes):
                 ready.put_back(indexes[count:], redelivered)
             log.settle(indexes[:count])
 
-    def good(self, origins: list[Origin]) -> int:
-        """How many may be handed out together: those before one that is over its time.
+    def deliverable(self, origins: list[Origin]) -> int:
+        """How many may be handed out together: those before the first that has expired.
 
         That one is dropped when it comes first.
         """
-        return self._leading(origins, over=False)
+        return self._leading(origins, expired=False)
 
-    def _leading(self, origins: list[Origin], over: bool) -> int:
-        """How many there are before the first that is not, or is, over its time."""
+    def _leading(self, origins: list[Origin], expired: bool) -> int:
+        """How many of the first have all expired, or not."""
         same = None
         for place, origin in enumerate(origins):
             if origin is not same:
-                if self._is_over(origin) is not over:
+                if self._has_expired(origin) is not expired:
                     return place
                 same = origin
         return len(origins)
 
-    def _is_over(self, origin: Origin) -> bool:
+    def _has_expired(self, origin: Origin) -> bool:
         return origin.expires_ms is not None and origin.expires_ms <= self.now_ms
 
     def _set_timer(self, when_ms: int) -> None:
-        """Come back at ``when_ms``, or before: then it is set anew."""
+        """Come back at ``when_ms``, or before: then the timer is set anew."""
         if self._timer is not None:
             if self._timer_ms <= when_ms:
                 return
@@ -102,7 +103,7 @@ class Expiry:
         self.drop()
 
     def end(self) -> None:
-        """The queue is gone."""
+        """Forget the timer: the queue is gone."""
         if self._timer is not None:
             self._timer.cancel()
 
@@ -110,22 +111,27 @@ class Expiry:
 class Lease:
     """How long a queue may be unused (x-expires): without consumer, basic.get or declare.
 
-    Asks ``is_used`` when the time is over, and calls ``over``. The timer is not moved at each use.
+    Asks ``is_used`` when the time is over, and calls ``expired`` if it is not. The timer is not
+    moved at each use.
     """
 
     def __init__(
-        self, ms: int, keeper: Keeper, is_used: Callable[[], bool], over: Callable[[], None]
+        self,
+        length_ms: int,
+        keeper: Keeper,
+        is_used: Callable[[], bool],
+        expired: Callable[[], None],
     ) -> None:
-        self._length_s = ms / 1000
+        self._length_s = length_ms / 1000
         self._keeper = keeper
         self._is_used = is_used
-        self._over = over
+        self._expired = expired
         self._ends_s = 0.0
         self._timer: Timer | None = None
         self.renew()
 
     def renew(self) -> None:
-        """The queue is used: its time begins again."""
+        """Begin the time again: the queue is used."""
         self._ends_s = self._keeper.clock.monotonic_s() + self._length_s
         if self._timer is None:
             self._timer = self._keeper.call_at(self._ends_s, self._come_back)
@@ -133,13 +139,13 @@ class Lease:
     def _come_back(self, now_s: float) -> None:
         self._timer = None
         if self._is_used():
-            return  # Whoever uses it renews the lease when he goes.
+            return  # Whoever uses it renews the lease on leaving.
         if now_s < self._ends_s:
             self._timer = self._keeper.call_at(self._ends_s, self._come_back)
         else:
-            self._over()
+            self._expired()
 
     def end(self) -> None:
-        """The queue is gone."""
+        """Forget the timer: the queue is gone."""
         if self._timer is not None:
             self._timer.cancel()

@@ -1,7 +1,7 @@
 """The contracts of queues: what the broker asks of them, and what they ask of consumers.
 
-Everything that goes through a queue goes in runs: a `range` of log indexes (its step counts how
-many consumers share the messages in turn) with the messages at them.
+Messages go through a queue in runs: a `range` of log indexes, and the messages at them. The step of
+the range is the number of consumers who share the messages in turn.
 """
 
 from abc import ABC, abstractmethod
@@ -64,7 +64,7 @@ class QueueStat:
     ready: int
     """Messages that wait for a consumer."""
     unsettled: int
-    """Messages that a consumer has and did not settle."""
+    """Messages that were delivered, or got, and are not settled."""
     consumers: int
 
 
@@ -77,7 +77,7 @@ class Got:
     raw: bytes
     redelivered: bool
     ready: int
-    """Messages left behind it."""
+    """Messages that still wait behind it."""
 
 
 class Consumer(ABC):
@@ -95,7 +95,7 @@ class Consumer(ABC):
     @property
     @abstractmethod
     def shares_credit(self) -> bool:
-        """Whether what it takes lessens the credit of other consumers too."""
+        """Whether what it takes lessens the credit of other consumers."""
 
     @property
     @abstractmethod
@@ -128,21 +128,21 @@ class Destination(ABC):
 
     @abstractmethod
     def publish(self, origin: Origin, raws: list[bytes]) -> int:
-        """Take a run of messages.
+        """Take a run of messages; returns the index behind the last.
 
-        The index behind the last. Confirmed when `committed` reaches it. What is deleted takes
-        them too, and forgets them.
+        They may be confirmed once `committed` reaches it. A deleted queue takes messages too, and
+        forgets them.
         """
 
     @abstractmethod
     def when_committed(self, call: Callable[[], None]) -> None:
-        """Call once, when `committed` has moved."""
+        """Make ``call``, once, when `committed` has moved next."""
 
 
 class Queue(Destination):
     """Messages on their way to consumers.
 
-    Publish and settle never wait. Whatever else may have to answers with a `Pending`.
+    Publish and settle never wait. Whatever else may have to wait answers with a `Pending`.
     """
 
     definition: QueueDefinition
@@ -151,11 +151,11 @@ class Queue(Destination):
 
     @abstractmethod
     def settle(self, indexes: range, outcome: Outcome) -> None:
-        """What became of delivered messages; nothing, if the queue is gone."""
+        """Note what becomes of delivered messages. A deleted queue takes no notice."""
 
     @abstractmethod
     def dispatch(self, limit: int) -> int:
-        """Hand out ready messages to consumers with credit, ``limit`` at most; how many it were."""
+        """Hand up to ``limit`` ready messages to consumers with credit; returns their number."""
 
     @abstractmethod
     def consume(self, consumer: Consumer) -> Pending[None] | None:
@@ -171,39 +171,37 @@ class Queue(Destination):
 
     @abstractmethod
     def touch(self) -> None:
-        """It was declared again: it is in use."""
+        """Note that it was declared again, and so is in use."""
 
     @abstractmethod
     def get(self, no_ack: bool) -> Got | Pending[Got | None] | None:
-        """The next message, None if there is none."""
+        """Take the first ready message; None if there is none."""
 
     @abstractmethod
     def purge(self) -> int | Pending[int]:
-        """Drop all ready messages; their count."""
+        """Drop all ready messages; returns their number."""
 
     @abstractmethod
     def delete(self) -> int | Pending[int]:
-        """End: consumers are cancelled, messages dropped; the count of the ready ones."""
+        """Cancel the consumers and drop all messages; returns the number of the ready ones."""
 
     @abstractmethod
     def stat(self) -> QueueStat:
-        """Where it stands."""
+        """The queue in numbers."""
 
 
 class Timer(Protocol):
-    """A call that will be made."""
+    """A call that is going to be made."""
 
     def cancel(self) -> None:
-        """It need not be made any more."""
+        """See that it is not made any more."""
 
 
 class Keeper(ABC):
-    """Whoever keeps queues: what they may ask for.
-
-    They call ``wake`` when there may be something to dispatch.
-    """
+    """What queues may ask of whoever keeps them."""
 
     wake: Callable[[Queue], Any]
+    """To be called when there may be something to dispatch."""
     clock: Clock
 
     @abstractmethod
@@ -212,7 +210,7 @@ class Keeper(ABC):
 
     @abstractmethod
     def unused(self, queue: Queue) -> None:
-        """``queue`` was not used for as long as it may be: delete it."""
+        """Delete ``queue``, which was not used for as long as it may be."""
 
 
 class QueueType(ABC):
@@ -224,4 +222,4 @@ class QueueType(ABC):
 
     @abstractmethod
     def open(self, definition: QueueDefinition, keeper: Keeper) -> Queue:
-        """A queue as defined."""
+        """The queue that ``definition`` describes, with the messages that its log has of it."""

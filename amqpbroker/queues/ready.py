@@ -25,7 +25,7 @@ class Ready(ABC):
 
     @abstractmethod
     def add(self, start: int, stop: int, priority: int) -> None:
-        """Messages of one priority were appended to the log."""
+        """Note that messages of one priority were appended to the log."""
 
     @abstractmethod
     def count(self, readable: int) -> int:
@@ -33,26 +33,30 @@ class Ready(ABC):
 
     @abstractmethod
     def first(self, readable: int) -> int | None:
-        """The one that `take` would begin with, None if none waits."""
+        """The one that `take` would begin with; None if none waits."""
 
     @abstractmethod
     def take(self, readable: int, limit: int) -> tuple[range, bool]:
-        """Up to ``limit`` (≥ 1) of the first, as one run; there is one.
+        """Take up to ``limit`` (≥ 1) of the first as one run; at least one must wait.
 
-        And whether they were delivered before.
+        Says, too, whether they were delivered before.
         """
 
     @abstractmethod
     def put_back(self, run: range, redelivered: bool) -> None:
-        """``run`` is the rest of what was just taken: nobody has seen it."""
+        """Put back the rest of what was just taken, which nobody has seen."""
 
     @abstractmethod
     def give_back(self, run: range) -> None:
-        """``run`` was delivered, and waits again."""
+        """Have ``run``, which was delivered, wait again."""
+
+    @abstractmethod
+    def recover(self, run: range) -> None:
+        """Have neighbours of the node's life before wait; they may have been delivered then."""
 
     @abstractmethod
     def clear(self, readable: int) -> list[range]:
-        """Nothing below ``readable`` waits any more; the runs that did."""
+        """Have nothing below ``readable`` wait any more; returns the runs that did."""
 
 
 class Returned:
@@ -64,7 +68,7 @@ class Returned:
         self._newest = range(0)  # Still growing, and not in the heap.
 
     def give_back(self, run: range) -> None:
-        """``run`` was delivered, and waits again."""
+        """Have ``run``, which was delivered, wait again."""
         self.returned += len(run)
         if self._newest:
             joined = join(self._newest, run)
@@ -78,18 +82,18 @@ class Returned:
         heappush(self._heap, (run.start, run))
 
     def _lay_down(self) -> None:
-        """The newest run takes its place among the others."""
+        """Give the newest run its place among the others."""
         if self._newest:
             self._push(self._newest)
             self._newest = range(0)
 
     def first_returned(self) -> int:
-        """The first; there is one."""
+        """The first index; there must be one."""
         self._lay_down()
         return self._heap[0][0]
 
     def take_returned(self, limit: int) -> range:
-        """Up to ``limit`` of the first, as many as lie in one run; there is one."""
+        """Take up to ``limit`` of the first, as many as lie in one run; there must be one."""
         self._lay_down()
         heap = self._heap
         run = heappop(heap)[1]
@@ -125,7 +129,7 @@ class Returned:
         return first
 
     def clear_returned(self) -> list[range]:
-        """Nothing waits any more; the runs that did, in order."""
+        """Have nothing wait any more; returns the runs that did, in order."""
         self._lay_down()
         runs = [run for _, run in sorted(self._heap, key=lambda item: item[0])]
         self._heap.clear()
@@ -163,6 +167,11 @@ class Line(Returned, Ready):
             self.give_back(run)
         else:
             self._cursor = run.start
+
+    def recover(self, run: range) -> None:
+        delivered = range(run.start, min(run.stop, self._cursor))
+        if delivered:
+            self.give_back(delivered)
 
     def clear(self, readable: int) -> list[range]:
         runs = self.clear_returned()
@@ -211,7 +220,7 @@ class Priorities(Ready):
                 fresh[-1] = joined
 
     def _level(self, priority: int, more: int) -> _Level:
-        """The line of ``priority``, which has ``more`` from now on."""
+        """The line of ``priority``, to which the caller adds ``more`` messages."""
         self._busy |= 1 << priority
         self._count += more
         level = self._levels.get(priority)
@@ -263,6 +272,9 @@ class Priorities(Ready):
                 count += 1
             self._level(priority, count).give_back(run[:count])
             run = run[count:]
+
+    def recover(self, run: range) -> None:
+        self.give_back(run)
 
     def _priority(self, origin: Origin) -> int:
         return min(origin.traits.priority, self._highest)

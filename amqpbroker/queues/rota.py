@@ -6,8 +6,8 @@ from amqpbroker.queues.queue import NO_LIMIT, Consumer
 class Rota:
     """The consumers of a queue that have credit, as far as is known.
 
-    Those of the highest priority are served, in turn; the others once no one of these has credit
-    (RabbitMQ, Consumer Priorities). ``active`` has those to serve in order: it is empty only if
+    Those of the highest priority are served, in turn; the others only when none of these has credit
+    (RabbitMQ, Consumer Priorities). ``active`` has those to serve, in order: it is empty only if
     nobody is there at all.
     """
 
@@ -17,7 +17,7 @@ class Rota:
         self._below: dict[int, dict[Consumer, None]] = {}
 
     def add(self, consumer: Consumer) -> None:
-        """A consumer takes messages; it goes to the end of its line."""
+        """Put a consumer that takes messages at the end of its line."""
         priority = consumer.priority
         if not self.active:
             self._priority = priority
@@ -31,7 +31,7 @@ class Rota:
         self.active[consumer] = None
 
     def remove(self, consumer: Consumer) -> None:
-        """A consumer takes no more for now, or is gone, if it was here."""
+        """Take out a consumer that takes no more, if it is here."""
         if consumer in self.active:
             del self.active[consumer]
             if not self.active and self._below:
@@ -43,14 +43,14 @@ class Rota:
                 del self._below[consumer.priority]
 
     def pass_over(self, consumer: Consumer) -> None:
-        """A consumer has no credit."""
+        """Park a consumer that has no credit."""
         self.remove(consumer)
         consumer.park()
 
     def next(self, limit: int) -> tuple[list[Consumer], int]:
-        """Those whose turn it is, at most ``limit``, and how many messages each may get.
+        """Those whose turn it is, ``limit`` at most, and how many messages each may have.
 
-        Who has no credit is passed over.
+        Whoever has no credit is passed over.
         """
         takers: list[Consumer] = []
         idle: list[Consumer] = []
@@ -76,7 +76,7 @@ class Rota:
         return takers, rounds
 
     def to_the_end(self, consumers: list[Consumer]) -> None:
-        """They were served: their turn comes after that of the others."""
+        """Put those who were served behind the others."""
         for consumer in consumers:
             del self.active[consumer]
             self.active[consumer] = None

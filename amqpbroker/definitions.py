@@ -58,7 +58,7 @@ def erlang_term(value: Any) -> str:
         case bool():
             return str(value).lower()
         case str():
-            return f'<<"{value}">>'
+            return f'<<"{value}">>' if value else "<<>>"
         case bytes() | bytearray():
             return f"<<{','.join(map(str, value))}>>"
         case list():

@@ -120,10 +120,10 @@ class VHost:
             return 0
         stat = self.queue(name, asker).stat()
         what = f"queue '{name}' in vhost '{self.name}'"
-        if if_unused and stat.consumers:
-            raise PreconditionFailed(f"{what} in use")
         if if_empty and stat.ready:
             raise PreconditionFailed(f"{what} not empty")
+        if if_unused and stat.consumers:
+            raise PreconditionFailed(f"{what} in use")
         gone = self._submit(delete(self.queues[name].definition))
         return stat.ready if gone is None else gone.giving(stat.ready)
 

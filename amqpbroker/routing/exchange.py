@@ -122,8 +122,20 @@ class HeadersExchange(ExchangeType):
 
 
 def _matches(headers: dict[str, Any], name: str, wanted: Any) -> bool:
-    """Whether a header is there with the wanted value; of the same type, so that True is not 1."""
+    """Whether a header is there with the wanted value; of the same type, so that True is not 1.
+
+    But texts and octets are of one type (RabbitMQ).
+    """
     if name not in headers:
         return False
-    value = headers[name]
-    return wanted is None or (type(value) is type(wanted) and value == wanted)
+    if wanted is None:
+        return True
+    value, wanted = _as_octets(headers[name]), _as_octets(wanted)
+    return type(value) is type(wanted) and value == wanted
+
+
+def _as_octets(value: Any) -> Any:
+    """Texts as they came; anything else as it is."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "surrogateescape")
+    return bytes(value) if isinstance(value, bytearray) else value

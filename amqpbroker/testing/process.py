@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from types import TracebackType
 from typing import Self
 
 import attrs
@@ -71,11 +70,6 @@ class BrokerProcess:
         self.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         if self._process is not None:
             self.kill()

@@ -9,10 +9,10 @@ from abc import ABC, abstractmethod
 
 import pytest
 
-from amqpbroker.broker.turn import Turn
 from amqpbroker.definitions import Arguments, QueueDefinition
 from amqpbroker.errors import AccessRefused
 from amqpbroker.queues.queue import Consumer, Got, Keeper, Outcome, Queue, QueueStat
+from amqpbroker.queues.ready import runs_of
 from amqpbroker.storage.log import Log, MemoryLog
 from amqpbroker.testing.fakes import (
     CreditPool,
@@ -23,7 +23,7 @@ from amqpbroker.testing.fakes import (
     fake_origin,
 )
 from amqpbroker.testing.log_contract import numbered
-from amqpbroker.testing.queue_model import QueueModel, runs_of
+from amqpbroker.testing.queue_model import QueueModel
 
 _WALKS = 20
 _STEPS = 60
@@ -37,22 +37,12 @@ class QueueSetUp(ABC):
         """An empty queue over ``log``, which is empty too."""
 
     def set_up(
-        self,
-        log: Log | None = None,
-        keeper: FakeKeeper | None = None,
-        arguments: Arguments | None = None,
-    ) -> tuple[Queue, Turn]:
-        """A queue, and the turn that hands its messages out."""
-        keeper = keeper or FakeKeeper()
-        log = MemoryLog() if log is None else log
-        return self.open(
-            QueueDefinition("/", "q", arguments=arguments or {}), log, keeper
-        ), keeper.turn
-
-    def hand_out(self, turn: Turn) -> None:
-        """Hand out all that can be."""
-        while turn.run():
-            pass
+        self, arguments: Arguments | None = None, log: Log | None = None
+    ) -> tuple[Queue, FakeKeeper]:
+        """A queue over ``log``, by default one in memory, and its keeper."""
+        keeper = FakeKeeper()
+        definition = QueueDefinition("/", "q", arguments=arguments or {})
+        return self.open(definition, MemoryLog() if log is None else log, keeper), keeper
 
     def modelled(self, ttl_ms: int | None, highest: int) -> QueueModel:
         """A queue with its model."""
@@ -61,8 +51,7 @@ class QueueSetUp(ABC):
             arguments["x-message-ttl"] = ttl_ms
         if highest:
             arguments["x-max-priority"] = highest
-        keeper = FakeKeeper()
-        return QueueModel(self.set_up(None, keeper, arguments)[0], keeper, ttl_ms, highest)
+        return QueueModel(*self.set_up(arguments), ttl_ms, highest)
 
 
 class QueueContract(QueueSetUp):
@@ -71,48 +60,48 @@ class QueueContract(QueueSetUp):
     # -- in and out ----------------------------------------------------------------------------
 
     def test_messages_wait_for_a_consumer(self) -> None:
-        queue, turn = self.set_up()
+        queue, keeper = self.set_up()
         queue.publish(fake_origin(), numbered(3))
-        self.hand_out(turn)
+        keeper.hand_out()
 
         consumer = FakeConsumer()
         queue.consume(consumer)
-        self.hand_out(turn)
+        keeper.hand_out()
 
         assert consumer.raws == numbered(3)
         assert queue.stat() == QueueStat(ready=0, unsettled=3, consumers=1)
 
     def test_a_consumer_is_given_what_is_published_later(self) -> None:
-        queue, turn = self.set_up()
+        queue, keeper = self.set_up()
         consumer = FakeConsumer()
         queue.consume(consumer)
-        self.hand_out(turn)
+        keeper.hand_out()
 
         end = queue.publish(fake_origin(), numbered(2))
-        self.hand_out(turn)
+        keeper.hand_out()
 
         assert consumer.raws == numbered(2)
         assert end == 2
 
     def test_a_consumer_without_acks_leaves_nothing_unsettled(self) -> None:
-        queue, turn = self.set_up()
+        queue, keeper = self.set_up()
         queue.consume(FakeConsumer(no_ack=True))
 
         queue.publish(fake_origin(), numbered(3))
-        self.hand_out(turn)
+        keeper.hand_out()
 
         assert queue.stat() == QueueStat(ready=0, unsettled=0, consumers=1)
 
     def test_what_is_acked_or_rejected_is_gone(self) -> None:
-        queue, turn = self.set_up()
+        queue, keeper = self.set_up()
         consumer = FakeConsumer()
         queue.consume(consumer)
         queue.publish(fake_origin(), numbered(3))
-        self.hand_out(turn)
+        keeper.hand_out()
 
         queue.settle(range(2), Outcome.ACK)
         queue.settle(range(2, 3), Outcome.REJECT)
-        self.hand_out(turn)
+        keeper.hand_out()
 
         assert queue.stat() == QueueStat(ready=0, unsettled=0, consumers=1)
         assert len(consumer.taken) == 3
@@ -128,114 +117,114 @@ class QueueContract(QueueSetUp):
 
     def test_messages_in_bites_that_differ_in_size_come_whole_and_in_order(self) -> None:
         raws = [bytes([i]) * (i % 3 * 100_000 + 1) for i in range(30)]
-        queue, turn = self.set_up()
+        queue, keeper = self.set_up()
         consumers = [FakeConsumer(), FakeConsumer()]
         for consumer in consumers:
             queue.consume(consumer)
 
         queue.publish(fake_origin(), raws)
-        self.hand_out(turn)
+        keeper.hand_out()
 
         assert [consumer.raws for consumer in consumers] == [raws[0::2], raws[1::2]]
 
     # -- turns ---------------------------------------------------------------------------------
 
     def test_consumers_are_served_message_by_message_in_turn(self) -> None:
-        queue, turn = self.set_up()
+        queue, keeper = self.set_up()
         consumers = [FakeConsumer() for _ in range(3)]
         for consumer in consumers:
             queue.consume(consumer)
 
         for count in (4, 1, 4, 2, 100):
             queue.publish(fake_origin(), numbered(count))
-            self.hand_out(turn)
+            keeper.hand_out()
 
         for place, consumer in enumerate(consumers):
             assert consumer.indexes == list(range(place, 111, 3))
 
     def test_more_consumers_than_share_a_round_are_served_in_turn_too(self) -> None:
-        queue, turn = self.set_up()
+        queue, keeper = self.set_up()
         consumers = [FakeConsumer() for _ in range(100)]
         for consumer in consumers:
             queue.consume(consumer)
 
         queue.publish(fake_origin(), numbered(1000))
-        self.hand_out(turn)
+        keeper.hand_out()
 
         for place, consumer in enumerate(consumers):
             assert consumer.indexes == list(range(place, 1000, 100))
 
     def test_a_consumer_is_passed_over_while_it_has_no_credit(self) -> None:
-        queue, turn = self.set_up()
+        queue, keeper = self.set_up()
         rich, poor = FakeConsumer(), FakeConsumer(credit=1)
         queue.consume(poor)
         queue.consume(rich)
 
         queue.publish(fake_origin(), numbered(4))
-        self.hand_out(turn)
+        keeper.hand_out()
 
         assert poor.indexes == [0]
         assert poor.parked
         assert rich.indexes == [1, 2, 3]
 
     def test_a_parked_consumer_goes_on_when_it_has_credit_again(self) -> None:
-        queue, turn = self.set_up()
+        queue, keeper = self.set_up()
         consumer = FakeConsumer(credit=1)
         queue.consume(consumer)
         queue.publish(fake_origin(), numbered(4))
-        self.hand_out(turn)
+        keeper.hand_out()
 
         consumer.give(queue, 2)
-        self.hand_out(turn)
+        keeper.hand_out()
 
         assert consumer.indexes == [0, 1, 2]
         assert queue.stat().ready == 1
 
     def test_consumers_that_share_credit_do_not_overdraw_it(self) -> None:
-        queue, turn = self.set_up()
+        queue, keeper = self.set_up()
         pool = CreditPool(5)
         consumers = [FakeConsumer(pool=pool) for _ in range(2)]
         for consumer in consumers:
             queue.consume(consumer)
 
         queue.publish(fake_origin(), numbered(10))
-        self.hand_out(turn)
+        keeper.hand_out()
 
         assert [consumer.indexes for consumer in consumers] == [[0, 2, 4], [1, 3]]
         assert queue.stat().ready == 5
 
     def test_consumers_that_share_credit_have_their_turn_beside_others(self) -> None:
-        queue, turn = self.set_up()
+        queue, keeper = self.set_up()
         pool = CreditPool(100)
         consumers = [FakeConsumer(), FakeConsumer(pool=pool), FakeConsumer(pool=pool)]
         for consumer in consumers:
             queue.consume(consumer)
 
         queue.publish(fake_origin(), numbered(9))
-        self.hand_out(turn)
+        keeper.hand_out()
 
         assert [consumer.indexes for consumer in consumers] == [[0, 3, 6], [1, 4, 7], [2, 5, 8]]
 
     # -- back again ----------------------------------------------------------------------------
 
     def test_a_requeued_message_comes_again_and_says_so(self) -> None:
-        queue, turn = self.set_up()
+        queue, keeper = self.set_up()
         consumer = FakeConsumer()
         queue.consume(consumer)
         queue.publish(fake_origin(), numbered(1))
-        self.hand_out(turn)
+        keeper.hand_out()
 
         queue.settle(range(1), Outcome.REQUEUE)
-        self.hand_out(turn)
+        keeper.hand_out()
 
         assert consumer.taken == [Taken(0, b"message 0", False), Taken(0, b"message 0", True)]
 
     def test_requeued_messages_return_to_their_places(self) -> None:
-        queue, turn = self.set_up()
+        queue, keeper = self.set_up()
         first = FakeConsumer(credit=6)
         queue.consume(first)
         queue.publish(fake_origin(), numbered(8))
-        self.hand_out(turn)
+        keeper.hand_out()
         queue.cancel(first)
         queue.settle(range(1, 6, 2), Outcome.REQUEUE)
         queue.settle(range(4, 5), Outcome.REQUEUE)
@@ -243,36 +232,36 @@ class QueueContract(QueueSetUp):
 
         second = FakeConsumer()
         queue.consume(second)
-        self.hand_out(turn)
+        keeper.hand_out()
 
         assert [(taken.index, taken.redelivered) for taken in second.taken] == [
             (0, True), (1, True), (3, True), (4, True), (5, True), (6, False), (7, False),
         ]  # fmt: skip
 
     def test_cancel_leaves_with_the_consumer_what_it_has(self) -> None:
-        queue, turn = self.set_up()
+        queue, keeper = self.set_up()
         consumer = FakeConsumer()
         queue.consume(consumer)
         queue.publish(fake_origin(), numbered(2))
-        self.hand_out(turn)
+        keeper.hand_out()
 
         queue.cancel(consumer)
         queue.publish(fake_origin(), numbered(1))
-        self.hand_out(turn)
+        keeper.hand_out()
 
         assert queue.stat() == QueueStat(ready=1, unsettled=2, consumers=0)
         assert len(consumer.taken) == 2
 
     def test_a_cancelled_consumer_does_not_resume(self) -> None:
-        queue, turn = self.set_up()
+        queue, keeper = self.set_up()
         consumer = FakeConsumer(credit=0)
         queue.consume(consumer)
         queue.publish(fake_origin(), numbered(1))
-        self.hand_out(turn)
+        keeper.hand_out()
         queue.cancel(consumer)
 
         consumer.give(queue, 1)
-        self.hand_out(turn)
+        keeper.hand_out()
 
         assert consumer.taken == []
 
@@ -341,37 +330,37 @@ class QueueContract(QueueSetUp):
     # -- the end -------------------------------------------------------------------------------
 
     def test_purge_drops_what_waits_and_nothing_else(self) -> None:
-        queue, turn = self.set_up()
+        queue, keeper = self.set_up()
         consumer = FakeConsumer(credit=2)
         queue.consume(consumer)
         queue.publish(fake_origin(), numbered(5))
-        self.hand_out(turn)
+        keeper.hand_out()
         queue.settle(range(1), Outcome.REQUEUE)
 
         assert queue.purge() == 4
         assert queue.stat() == QueueStat(ready=0, unsettled=1, consumers=1)
 
     def test_a_message_requeued_after_a_purge_comes_again(self) -> None:
-        queue, turn = self.set_up()
+        queue, keeper = self.set_up()
         consumer = FakeConsumer(credit=1)
         queue.consume(consumer)
         queue.publish(fake_origin(), numbered(2))
-        self.hand_out(turn)
+        keeper.hand_out()
         queue.purge()
 
         queue.settle(range(1), Outcome.REQUEUE)
         consumer.give(queue, 5)
-        self.hand_out(turn)
+        keeper.hand_out()
 
         assert consumer.indexes == [0, 0]
 
     def test_delete_counts_what_waited_and_tells_the_consumers(self) -> None:
-        queue, turn = self.set_up()
+        queue, keeper = self.set_up()
         consumers = [FakeConsumer(credit=1), FakeConsumer(credit=0)]
         for consumer in consumers:
             queue.consume(consumer)
         queue.publish(fake_origin(), numbered(3))
-        self.hand_out(turn)
+        keeper.hand_out()
 
         assert queue.delete() == 2
         assert all(consumer.is_cancelled for consumer in consumers)
@@ -379,7 +368,7 @@ class QueueContract(QueueSetUp):
 
     def test_delete_drops_what_nobody_could_read_yet_too(self) -> None:
         log = HeldLog()
-        queue, _ = self.set_up(log)
+        queue, _ = self.set_up(log=log)
         origin = fake_origin()
         queue.publish(origin, numbered(5))
         log.advance(readable=2)
@@ -394,15 +383,15 @@ class QueueContract(QueueSetUp):
         assert queue.committed == 7
 
     def test_settling_what_came_from_a_deleted_queue_is_no_fault(self) -> None:
-        queue, turn = self.set_up()
+        queue, keeper = self.set_up()
         queue.consume(FakeConsumer())
         queue.publish(fake_origin(), numbered(3))
-        self.hand_out(turn)
+        keeper.hand_out()
         queue.delete()
 
         for place, outcome in enumerate(Outcome):
             queue.settle(range(place, place + 1), outcome)
-        self.hand_out(turn)
+        keeper.hand_out()
 
         assert queue.stat().ready == 0
 
@@ -410,21 +399,21 @@ class QueueContract(QueueSetUp):
 
     def test_only_what_is_readable_is_delivered(self) -> None:
         log = HeldLog()
-        queue, turn = self.set_up(log)
+        queue, keeper = self.set_up(log=log)
         consumer = FakeConsumer()
         queue.consume(consumer)
         queue.publish(fake_origin(), numbered(3))
-        self.hand_out(turn)
+        keeper.hand_out()
         assert consumer.taken == []
 
         log.advance(readable=2)
-        self.hand_out(turn)
+        keeper.hand_out()
 
         assert consumer.indexes == [0, 1]
 
     def test_only_what_is_readable_is_got_counted_and_purged(self) -> None:
         log = HeldLog()
-        queue, _ = self.set_up(log)
+        queue, _ = self.set_up(log=log)
         queue.publish(fake_origin(), numbered(5))
         assert queue.get(no_ack=True) is None
 
@@ -438,7 +427,7 @@ class QueueContract(QueueSetUp):
 
     def test_committed_follows_the_log(self) -> None:
         log = HeldLog()
-        queue, _ = self.set_up(log)
+        queue, _ = self.set_up(log=log)
         queue.publish(fake_origin(), numbered(3))
         assert queue.committed == 0
 
@@ -448,7 +437,7 @@ class QueueContract(QueueSetUp):
 
     def test_who_waits_for_the_commit_is_called_once(self) -> None:
         log = HeldLog()
-        queue, _ = self.set_up(log)
+        queue, _ = self.set_up(log=log)
         queue.publish(fake_origin(), numbered(3))
         calls: list[int] = []
 
@@ -464,7 +453,7 @@ class QueueContract(QueueSetUp):
 
     def test_nobody_waits_for_the_commit_of_a_deleted_queue(self) -> None:
         log = HeldLog()
-        queue, _ = self.set_up(log)
+        queue, _ = self.set_up(log=log)
         end = queue.publish(fake_origin(), numbered(3))
         calls: list[int] = []
         queue.when_committed(lambda: calls.append(queue.committed))
@@ -496,7 +485,7 @@ class QueueContract(QueueSetUp):
         if rng.randrange(10) == 0:
             model.purge()
         elif holder and rng.random() < 0.5:
-            for run in runs_of(rng.sample(holder, rng.randint(1, len(holder)))):
+            for run in runs_of(sorted(rng.sample(holder, rng.randint(1, len(holder))))):
                 model.settle(holder, run, rng.choice(list(Outcome)))
         elif rng.random() < 0.5:
             model.publish(rng.randint(1, 20), rng.randint(0, 4), rng.choice((None, None, 0, 9)))

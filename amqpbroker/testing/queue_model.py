@@ -15,7 +15,7 @@ class QueueModel:
     """A queue with consumers, and the lists that say what must become of its messages.
 
     Waiting messages lie in the order of their priorities, then of their indexes, whatever became of
-    them before. Who is first and over its time is gone. A consumer may be given any of the first
+    them before. What is first and has expired is gone. A consumer may be given any of the first
     that wait, as many as all credit together reaches for. The queue has the arguments
     ``x-message-ttl`` and ``x-max-priority`` as ``ttl_ms`` and ``highest`` say.
     """
@@ -67,7 +67,7 @@ class QueueModel:
         self.waiting = sorted([*self.waiting, *indexes], key=self._ranks.__getitem__)
 
     def _expire(self) -> None:
-        """Who is first and over its time is gone."""
+        """What is first and has expired is gone."""
         now_ms = self._keeper.clock.wall_ms()
         while self.waiting and self._ends_ms.get(self.waiting[0], now_ms + 1) <= now_ms:
             self.waiting.pop(0)
@@ -176,14 +176,3 @@ class QueueModel:
         self._expire()
         unsettled = len(self.got) + sum(map(len, self.held.values()))
         assert self.queue.stat() == QueueStat(len(self.waiting), unsettled, len(self.consumers))
-
-
-def runs_of(indexes: Iterable[int]) -> list[range]:
-    """Indexes as runs of neighbours."""
-    runs: list[range] = []
-    for index in sorted(indexes):
-        if runs and runs[-1].stop == index:
-            runs[-1] = range(runs[-1].start, index + 1)
-        else:
-            runs.append(range(index, index + 1))
-    return runs

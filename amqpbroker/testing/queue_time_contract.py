@@ -27,8 +27,7 @@ class QueueTimeContract(QueueSetUp):
     # -- time to live --------------------------------------------------------------------------
 
     def test_a_message_that_nobody_takes_in_time_is_gone(self) -> None:
-        keeper = FakeKeeper()
-        queue, _ = self.set_up(None, keeper, {"x-message-ttl": 100})
+        queue, keeper = self.set_up({"x-message-ttl": 100})
         queue.publish(fake_origin(), numbered(2))
 
         keeper.advance(99)
@@ -40,8 +39,7 @@ class QueueTimeContract(QueueSetUp):
         assert queue.get(no_ack=True) is None
 
     def test_a_message_may_have_a_time_of_its_own_and_the_shorter_counts(self) -> None:
-        keeper = FakeKeeper()
-        queue, _ = self.set_up(None, keeper, {"x-message-ttl": 100})
+        queue, keeper = self.set_up({"x-message-ttl": 100})
         for ttl_ms in (20, 500, None):
             queue.publish(fake_origin(ttl_ms=ttl_ms), numbered(1))
 
@@ -53,8 +51,7 @@ class QueueTimeContract(QueueSetUp):
         assert queue.stat().ready == 0
 
     def test_the_time_counts_from_publish(self) -> None:
-        keeper = FakeKeeper()
-        queue, _ = self.set_up(None, keeper, {"x-message-ttl": 100})
+        queue, keeper = self.set_up({"x-message-ttl": 100})
         queue.publish(fake_origin(), numbered(1))
         keeper.advance(60)
         queue.publish(fake_origin(), numbered(1))
@@ -64,8 +61,7 @@ class QueueTimeContract(QueueSetUp):
         assert queue.stat().ready == 1
 
     def test_a_message_expires_when_it_is_first(self) -> None:
-        keeper = FakeKeeper()
-        queue, _ = self.set_up(None, keeper)
+        queue, keeper = self.set_up()
         queue.publish(fake_origin(), [b"first"])
         queue.publish(fake_origin(ttl_ms=10), [b"second", b"third"])
         queue.publish(fake_origin(), [b"last"])
@@ -80,69 +76,66 @@ class QueueTimeContract(QueueSetUp):
         assert queue.stat().ready == 1
 
     def test_a_message_that_is_over_its_time_is_not_delivered_behind_another(self) -> None:
-        keeper = FakeKeeper()
-        queue, turn = self.set_up(None, keeper)
+        queue, keeper = self.set_up()
         for ttl_ms in (None, 10, None, 10, 90):
             queue.publish(fake_origin(ttl_ms=ttl_ms), numbered(1))
         keeper.advance(50)
 
         consumer = FakeConsumer()
         queue.consume(consumer)
-        self.hand_out(turn)
+        keeper.hand_out()
 
         assert consumer.indexes == [0, 2, 4]
 
     @pytest.mark.parametrize("priority", [0, 1])
     def test_who_waits_has_a_message_however_short_its_time_is(self, priority: int) -> None:
-        queue, turn = self.set_up(arguments={"x-message-ttl": 0})
+        queue, keeper = self.set_up({"x-message-ttl": 0})
         consumers = [FakeConsumer(credit=2), FakeConsumer(credit=9, priority=priority)]
         for consumer in consumers:
             queue.consume(consumer)
-        self.hand_out(turn)
+        keeper.hand_out()
 
         queue.publish(fake_origin(), numbered(6))
-        self.hand_out(turn)
+        keeper.hand_out()
 
         assert sorted(consumers[0].indexes + consumers[1].indexes) == list(range(6))
 
     def test_what_came_just_before_takes_nobodys_time(self) -> None:
-        queue, turn = self.set_up()
+        queue, keeper = self.set_up()
         consumer = FakeConsumer(credit=3)
         queue.consume(consumer)
 
         queue.publish(fake_origin(), numbered(2))
         queue.publish(fake_origin(ttl_ms=0), numbered(2))
-        self.hand_out(turn)
+        keeper.hand_out()
 
         assert consumer.indexes == [0, 1, 2]
 
     def test_without_a_taker_a_message_without_time_is_gone_at_once(self) -> None:
-        queue, turn = self.set_up()
+        queue, keeper = self.set_up()
         consumer = FakeConsumer(credit=1)
         queue.consume(consumer)
 
         queue.publish(fake_origin(ttl_ms=0), numbered(3))
         ready = queue.stat().ready
         consumer.give(queue, 5)
-        self.hand_out(turn)
+        keeper.hand_out()
 
         assert ready == 0
         assert consumer.indexes == [0]
 
     def test_what_a_consumer_has_does_not_expire(self) -> None:
-        keeper = FakeKeeper()
-        queue, turn = self.set_up(None, keeper, {"x-message-ttl": 10})
+        queue, keeper = self.set_up({"x-message-ttl": 10})
         queue.consume(FakeConsumer())
         queue.publish(fake_origin(), numbered(2))
-        self.hand_out(turn)
+        keeper.hand_out()
 
         keeper.advance(50)
 
         assert queue.stat() == QueueStat(ready=0, unsettled=2, consumers=1)
 
     def test_a_requeued_message_keeps_its_time(self) -> None:
-        keeper = FakeKeeper()
-        queue, _ = self.set_up(None, keeper, {"x-message-ttl": 100})
+        queue, keeper = self.set_up({"x-message-ttl": 100})
         queue.publish(fake_origin(), numbered(2))
         for _ in range(2):
             queue.get(no_ack=False)
@@ -158,31 +151,31 @@ class QueueTimeContract(QueueSetUp):
         assert queue.stat() == QueueStat(ready=0, unsettled=0, consumers=0)
 
     def test_a_message_over_its_time_comes_back_to_nobody(self) -> None:
-        queue, turn = self.set_up(arguments={"x-message-ttl": 0})
+        queue, keeper = self.set_up({"x-message-ttl": 0})
         consumer = FakeConsumer()
         queue.consume(consumer)
         queue.publish(fake_origin(), numbered(1))
-        self.hand_out(turn)
+        keeper.hand_out()
 
         queue.settle(range(1), Outcome.REQUEUE)
-        self.hand_out(turn)
+        keeper.hand_out()
 
         assert consumer.indexes == [0]
 
     def test_what_is_over_its_time_is_not_counted_by_purge_and_delete(self) -> None:
-        keeper = FakeKeeper()
-        queues = [self.set_up(None, keeper)[0] for _ in range(2)]
-        for queue in queues:
+        queues = []
+        for _ in range(2):
+            queue, keeper = self.set_up()
             queue.publish(fake_origin(ttl_ms=10), numbered(1))
             queue.publish(fake_origin(), numbered(1))
-        keeper.clock.advance(0.5)  # No timer has told anybody.
+            keeper.clock.advance(0.5)  # No timer has told anybody.
+            queues.append(queue)
 
         assert (queues[0].purge(), queues[1].delete()) == (1, 1)
 
     def test_nobody_has_to_ask_for_a_message_to_be_let_go(self) -> None:
-        keeper = FakeKeeper()
         log = _SpyLog()
-        queue, _ = self.set_up(log, keeper)
+        queue, keeper = self.set_up(log=log)
         queue.publish(fake_origin(ttl_ms=20), numbered(3))
         queue.publish(fake_origin(ttl_ms=10), numbered(3))
         queue.publish(fake_origin(ttl_ms=30), numbered(3))
@@ -195,9 +188,8 @@ class QueueTimeContract(QueueSetUp):
         assert settled == [0, 6, 9]
 
     def test_a_message_is_let_go_in_time_though_those_before_it_were_not_to_expire(self) -> None:
-        keeper = FakeKeeper()
         log = _SpyLog()
-        queue, _ = self.set_up(log, keeper)
+        queue, keeper = self.set_up(log=log)
         queue.publish(fake_origin(), numbered(1))
         queue.publish(fake_origin(ttl_ms=20), numbered(1))
         keeper.advance(10)
@@ -208,21 +200,19 @@ class QueueTimeContract(QueueSetUp):
         assert log.settled_count == 2
 
     def test_one_timer_is_enough_for_a_queue(self) -> None:
-        keeper = FakeKeeper()
-        queue, turn = self.set_up(None, keeper, {"x-message-ttl": 100})
+        queue, keeper = self.set_up({"x-message-ttl": 100})
         consumer = FakeConsumer(credit=50)
         queue.consume(consumer)
 
         for _ in range(100):
             queue.publish(fake_origin(), numbered(1))
             keeper.advance(1)
-            self.hand_out(turn)
+            keeper.hand_out()
 
         assert len(keeper.deadlines) <= 2
 
     def test_a_backlog_of_many_expires_whole(self) -> None:
-        keeper = FakeKeeper()
-        queue, _ = self.set_up(None, keeper)
+        queue, keeper = self.set_up()
         for ttl_ms in (10, 20):
             queue.publish(fake_origin(ttl_ms=ttl_ms), numbered(3 * CHUNK_MAX))
 
@@ -233,8 +223,7 @@ class QueueTimeContract(QueueSetUp):
         assert (after_10, queue.stat().ready) == (3 * CHUNK_MAX, 0)
 
     def test_when_the_calendar_is_set_back_messages_wait_for_it(self) -> None:
-        keeper = FakeKeeper()
-        queue, _ = self.set_up(None, keeper, {"x-message-ttl": 100})
+        queue, keeper = self.set_up({"x-message-ttl": 100})
         queue.publish(fake_origin(), numbered(1))
 
         keeper.clock.wall_ahead_ms -= 1000
@@ -245,19 +234,18 @@ class QueueTimeContract(QueueSetUp):
         assert (after_500, queue.stat().ready) == (1, 0)
 
     def test_what_became_readable_too_late_is_not_delivered(self) -> None:
-        keeper = FakeKeeper()
         log = HeldLog()
-        queue, turn = self.set_up(log, keeper, {"x-message-ttl": 10})
+        queue, keeper = self.set_up({"x-message-ttl": 10}, log)
         consumer = FakeConsumer()
         queue.consume(consumer)
         queue.publish(fake_origin(), numbered(2))
-        self.hand_out(turn)
+        keeper.hand_out()
         log.advance(readable=1)
-        self.hand_out(turn)
+        keeper.hand_out()
 
         keeper.advance(20)
         log.advance(readable=2)
-        self.hand_out(turn)
+        keeper.hand_out()
 
         assert consumer.indexes == [0]
 
@@ -265,8 +253,7 @@ class QueueTimeContract(QueueSetUp):
 
     def leased(self) -> tuple[Queue, FakeKeeper]:
         """A queue that goes when it is not used for 100 ms."""
-        keeper = FakeKeeper()
-        return self.set_up(None, keeper, {"x-expires": 100})[0], keeper
+        return self.set_up({"x-expires": 100})
 
     def test_a_queue_that_nobody_uses_is_found_out(self) -> None:
         queue, keeper = self.leased()
@@ -327,8 +314,7 @@ class QueueTimeContract(QueueSetUp):
         assert len(keeper.deadlines) == 1
 
     def test_nothing_is_due_when_a_queue_is_deleted(self) -> None:
-        keeper = FakeKeeper()
-        queue, _ = self.set_up(None, keeper, {"x-expires": 100, "x-message-ttl": 50})
+        queue, keeper = self.set_up({"x-expires": 100, "x-message-ttl": 50})
         queue.publish(fake_origin(), numbered(1))
 
         queue.delete()
@@ -339,29 +325,29 @@ class QueueTimeContract(QueueSetUp):
     # -- priorities of messages ----------------------------------------------------------------
 
     def test_messages_come_by_priority_and_then_in_order(self) -> None:
-        queue, turn = self.set_up(arguments={"x-max-priority": 5})
+        queue, keeper = self.set_up({"x-max-priority": 5})
         for priority in (0, 5, 3, 0, 9, 255, 1, 5):
             queue.publish(fake_origin(priority=priority), numbered(1))
 
         consumer = FakeConsumer()
         queue.consume(consumer)
-        self.hand_out(turn)
+        keeper.hand_out()
 
         assert consumer.indexes == [1, 4, 5, 7, 2, 6, 0, 3]
 
     def test_a_queue_without_priorities_takes_no_notice_of_them(self) -> None:
-        queue, turn = self.set_up()
+        queue, keeper = self.set_up()
         for priority in (0, 5, 3):
             queue.publish(fake_origin(priority=priority), numbered(1))
 
         consumer = FakeConsumer()
         queue.consume(consumer)
-        self.hand_out(turn)
+        keeper.hand_out()
 
         assert consumer.indexes == [0, 1, 2]
 
     def test_a_maximum_of_zero_is_one(self) -> None:
-        queue, _ = self.set_up(arguments={"x-max-priority": 0})
+        queue, _ = self.set_up({"x-max-priority": 0})
         for priority in (0, 1):
             queue.publish(fake_origin(priority=priority), numbered(1))
 
@@ -371,32 +357,32 @@ class QueueTimeContract(QueueSetUp):
         assert got.index == 1
 
     def test_who_waits_has_the_first_whatever_comes_right_after_it(self) -> None:
-        queue, turn = self.set_up(arguments={"x-max-priority": 5})
+        queue, keeper = self.set_up({"x-max-priority": 5})
         consumer = FakeConsumer(credit=2)
         queue.consume(consumer)
 
         for priority in (1, 2, 3, 4):
             queue.publish(fake_origin(priority=priority), numbered(1))
         consumer.give(queue, 9)
-        self.hand_out(turn)
+        keeper.hand_out()
 
         assert consumer.indexes == [0, 1, 3, 2]
 
     def test_what_comes_later_with_a_higher_priority_comes_first(self) -> None:
-        queue, turn = self.set_up(arguments={"x-max-priority": 5})
+        queue, keeper = self.set_up({"x-max-priority": 5})
         consumer = FakeConsumer(credit=2)
         queue.consume(consumer)
         queue.publish(fake_origin(priority=1), numbered(3))
-        self.hand_out(turn)
+        keeper.hand_out()
 
         queue.publish(fake_origin(priority=2), numbered(2))
         consumer.give(queue, 9)
-        self.hand_out(turn)
+        keeper.hand_out()
 
         assert consumer.indexes == [0, 1, 3, 4, 2]
 
     def test_requeued_messages_return_to_their_places_within_their_priority(self) -> None:
-        queue, _ = self.set_up(arguments={"x-max-priority": 5})
+        queue, _ = self.set_up({"x-max-priority": 5})
         for priority in (1, 2, 1, 2, 1):
             queue.publish(fake_origin(priority=priority), numbered(1))
         for _ in range(4):
@@ -411,7 +397,7 @@ class QueueTimeContract(QueueSetUp):
 
     def test_only_what_is_readable_has_a_priority(self) -> None:
         log = HeldLog()
-        queue, turn = self.set_up(log, arguments={"x-max-priority": 5})
+        queue, keeper = self.set_up({"x-max-priority": 5}, log)
         queue.publish(fake_origin(priority=1), numbered(3))
         queue.publish(fake_origin(priority=5), numbered(2))
         consumer = FakeConsumer()
@@ -421,14 +407,13 @@ class QueueTimeContract(QueueSetUp):
         for readable in (2, 4, 5):
             log.advance(readable=readable)
             ready.append(queue.stat().ready)
-            self.hand_out(turn)
+            keeper.hand_out()
 
         assert ready == [2, 2, 1]
         assert consumer.indexes == [0, 1, 3, 2, 4]
 
     def test_what_expires_behind_a_higher_priority_waits(self) -> None:
-        keeper = FakeKeeper()
-        queue, _ = self.set_up(None, keeper, {"x-max-priority": 5})
+        queue, keeper = self.set_up({"x-max-priority": 5})
         queue.publish(fake_origin(priority=1, ttl_ms=10), [b"low"])
         queue.publish(fake_origin(priority=2), [b"high"])
 
@@ -441,43 +426,43 @@ class QueueTimeContract(QueueSetUp):
     # -- priorities of consumers ---------------------------------------------------------------
 
     def test_consumers_of_a_higher_priority_are_served_until_they_have_no_credit(self) -> None:
-        queue, turn = self.set_up()
+        queue, keeper = self.set_up()
         low, high, other = (FakeConsumer(2, priority=priority) for priority in (-1, 10, 10))
         middle = FakeConsumer(1)
         for consumer in (low, high, middle, other):
             queue.consume(consumer)
 
         queue.publish(fake_origin(), numbered(8))
-        self.hand_out(turn)
+        keeper.hand_out()
 
         assert (high.indexes, other.indexes) == ([0, 2], [1, 3])
         assert (middle.indexes, low.indexes) == ([4], [5, 6])
         assert queue.stat().ready == 1
 
     def test_a_consumer_that_has_credit_again_goes_before_lower_ones(self) -> None:
-        queue, turn = self.set_up()
+        queue, keeper = self.set_up()
         low, high = FakeConsumer(), FakeConsumer(1, priority=1)
         queue.consume(low)
         queue.consume(high)
         queue.publish(fake_origin(), numbered(3))
-        self.hand_out(turn)
+        keeper.hand_out()
 
         high.give(queue, 2)
         queue.publish(fake_origin(), numbered(3))
-        self.hand_out(turn)
+        keeper.hand_out()
 
         assert high.indexes == [0, 3, 4]
         assert low.indexes == [1, 2, 5]
 
     def test_consumers_come_and_go_at_every_priority(self) -> None:
-        queue, turn = self.set_up()
+        queue, keeper = self.set_up()
         consumers = [FakeConsumer(priority=priority) for priority in (2, 0, 1, 1)]
         for consumer in consumers:
             queue.consume(consumer)
 
         for gone in (2, 0, 3, 1):
             queue.publish(fake_origin(), numbered(2))
-            self.hand_out(turn)
+            keeper.hand_out()
             queue.cancel(consumers[gone])
 
         assert [consumer.indexes for consumer in consumers] == [[0, 1, 2, 3], [6, 7], [], [4, 5]]

@@ -6,7 +6,6 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import TracebackType
 from typing import Self, TypeVar
 
 import attrs
@@ -79,12 +78,7 @@ class BrokerThread:
             raise self._fault
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.call(self._stop.set)
         self._thread.join()
         logging.getLogger("amqpbroker").removeHandler(self._log)

@@ -9,11 +9,11 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from amqpbroker.definitions import Arguments, QueueDefinition
 from amqpbroker.queues.classic import ClassicQueue, ClassicQueues
 from amqpbroker.queues.queue import Keeper, Outcome, Queue
+from amqpbroker.queues.ready import runs_of
 from amqpbroker.storage.log import Log, MemoryLog
-from amqpbroker.testing.fakes import CreditPool, FakeConsumer, FakeKeeper, HeldLog, fake_origin
+from amqpbroker.testing.fakes import CreditPool, FakeConsumer, FakeKeeper, fake_origin
 from amqpbroker.testing.log_contract import numbered
 from amqpbroker.testing.queue_contract import QueueContract
-from amqpbroker.testing.queue_model import runs_of
 from amqpbroker.testing.queue_time_contract import QueueTimeContract
 
 
@@ -84,21 +84,6 @@ class TestClassicQueue(QueueContract, QueueTimeContract):
 
         assert consumer.parked
         assert not woken
-
-    def test_asking_again_and_again_for_the_commit_gathers_nothing(self) -> None:
-        log = HeldLog()
-        queue = ClassicQueue(QueueDefinition("/", "q"), log, FakeKeeper())
-        queue.publish(fake_origin(), numbered(1))
-        calls: list[int] = []
-
-        def committed() -> None:
-            calls.append(queue.committed)
-
-        for _ in range(100):
-            queue.when_committed(committed)
-        log.advance(committed=1)
-
-        assert calls == [1]
 
 
 def test_queues_of_the_type_live_in_memory() -> None:
@@ -171,7 +156,7 @@ class ClassicQueueMachine(RuleBasedStateMachine):
         if holders:
             holder = data.draw(st.sampled_from(holders))
             chosen = data.draw(st.lists(st.sampled_from(holder), unique=True, min_size=1))
-            for run in runs_of(chosen):
+            for run in runs_of(sorted(chosen)):
                 self.model.settle(holder, run, outcome)
 
     @rule(data=st.data())

@@ -5,8 +5,6 @@ arrives (client, command line, another node), it ends in ``Broker.apply``: there
 in.
 """
 
-import re
-import warnings
 from collections.abc import Hashable
 from datetime import datetime
 from decimal import Decimal
@@ -15,7 +13,7 @@ from typing import Any, Literal
 
 import attrs
 
-from amqpbroker.errors import DefinitionError
+from amqpbroker.patterns import check_pattern
 
 Arguments = dict[str, Any]
 
@@ -158,14 +156,7 @@ class UserDefinition:
 
 
 def _pattern(_: Any, field: "attrs.Attribute[str]", value: str) -> None:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", FutureWarning)  # "[[:alpha:]]" means something else.
-            re.compile(value)
-    except (re.error, FutureWarning) as error:
-        raise DefinitionError(
-            f"'{value}' is no regular expression for {field.name}: {error}"
-        ) from error
+    check_pattern(value, field.name)
 
 
 @attrs.frozen

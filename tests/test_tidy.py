@@ -15,6 +15,7 @@ PACKAGE = ROOT / "amqpbroker"
 
 FLOORS = (
     ("errors", "world"),
+    ("patterns",),
     ("storage", "definitions", "message"),
     ("queues", "routing", "protocol", "replication"),
     ("cluster",),
@@ -28,7 +29,7 @@ FLOORS = (
 NEIGHBOURS = {("storage", "message"), ("message", "definitions")}
 """Rooms of one floor that may still see each other, in this direction."""
 
-NO_ASYNC = {"errors", "message", "definitions", "protocol", "routing", "replication"}
+NO_ASYNC = {"errors", "patterns", "message", "definitions", "protocol", "routing", "replication"}
 NOT_REPLAYABLE = {"time", "random", "socket", "os", "threading", "secrets", "uuid"}
 DOORS = {"world", "server", "cli", "testing"}
 

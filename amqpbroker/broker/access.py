@@ -5,7 +5,6 @@ import hashlib
 import hmac
 import ipaddress
 import random
-import re
 from collections.abc import Mapping
 from typing import Literal
 
@@ -15,6 +14,7 @@ from amqpbroker.definitions import (
     UserDefinition,
 )
 from amqpbroker.errors import AccessRefused
+from amqpbroker.patterns import holds
 
 Right = Literal["configure", "write", "read"]
 
@@ -81,7 +81,7 @@ class Access:
         asked = right, name
         if asked in self._granted:
             return
-        if self._permission is None or not _holds(getattr(self._permission, right), name):
+        if self._permission is None or not holds(getattr(self._permission, right), name):
             raise AccessRefused(
                 f"{right} access to {kind} '{name}' in vhost '{vhost}' refused"
                 f" for user '{self.user.name}'"
@@ -101,7 +101,7 @@ class Access:
         pattern: str = getattr(record, right)
         for variable, value in (("{username}", self.user.name), ("{vhost}", vhost)):
             pattern = pattern.replace(variable, value)
-        if not _holds(pattern, routing_key):
+        if not holds(pattern, routing_key):
             raise AccessRefused(
                 f"{right} access to topic '{routing_key}' in exchange '{exchange}'"
                 f" in vhost '{vhost}' refused for user '{self.user.name}'"
@@ -112,11 +112,3 @@ class Access:
         if len(self._granted) >= _NAMES_KEPT_MAX:
             self._granted.clear()
         self._granted.add(asked)
-
-
-def _holds(pattern: str, name: str) -> bool:
-    """Whether ``name`` holds the pattern somewhere; the empty one matches only the empty name."""
-    try:
-        return re.search(pattern or "^$", name) is not None
-    except re.error:  # The name of a user that is put into a topic's pattern may spoil it.
-        return False

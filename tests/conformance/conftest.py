@@ -12,7 +12,7 @@ from typing import Any
 import attrs
 import pytest
 from kit.conversation import Parted
-from kit.differences import Difference, as_theirs, load_differences
+from kit.differences import Differences, load_differences
 from kit.drivers import Skipped, Socket
 from kit.run import run_against, run_in_process
 from kit.script import Script, load
@@ -26,7 +26,7 @@ class Setting:
     """What the run is about: against whom, and what is known beforehand."""
 
     driver: Socket | None
-    differences: dict[str, list[Difference]]
+    differences: Differences
     pending: dict[str, str]
     fulfilled: list[str] = attrs.Factory(list)
 
@@ -77,25 +77,24 @@ class ScriptItem(pytest.Item):
 
     def runtest(self) -> None:
         setting = self.config.stash[_stash]
-        differences = setting.differences.get(self.script.id, [])
         if setting.driver is not None:
-            self._compare(setting.driver, differences)
+            self._compare(setting.driver, setting.differences)
         elif self.script.id in setting.pending:
             self._try(setting)
         else:
             run_in_process(self.script)
 
-    def _compare(self, driver: Socket, differences: list[Difference]) -> None:
+    def _compare(self, driver: Socket, differences: Differences) -> None:
         try:
-            run_against(as_theirs(self.script, differences), driver)
-            if differences:
-                self._check_that_they_differ(driver)
+            run_against(differences.as_theirs(self.script), driver)
+            if differences.in_script(self.script):
+                self._check_that_they_differ(driver, differences.worded(self.script))
         except Skipped as reason:
             pytest.skip(str(reason))
 
-    def _check_that_they_differ(self, driver: Socket) -> None:
+    def _check_that_they_differ(self, driver: Socket, script: Script) -> None:
         try:
-            run_against(self.script, driver)
+            run_against(script, driver)
         except Parted:
             return
         pytest.fail("differences.toml: both do the same by now; take it out", pytrace=False)

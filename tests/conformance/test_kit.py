@@ -2,7 +2,7 @@
 
 import pytest
 from kit.conversation import Parted
-from kit.differences import Difference, as_theirs
+from kit.differences import Difference, Differences, Wording
 from kit.run import run_in_process
 from kit.script import ScriptError, parse
 from kit.values import Capture, Having, Like, Typed, matches
@@ -89,10 +89,18 @@ def test_rows_are_those_of_the_file_and_those_of_the_script() -> None:
 def test_a_difference_stands_for_the_lines_that_it_names() -> None:
     (script,) = parse("== one\n1 > tx.select\n1 < tx.select-ok\n1 < nothing", "file")
     ours = ("1 < tx.select-ok", "1 < nothing")
-    theirs = as_theirs(script, [Difference(script.id, ours, ("0 < heartbeat",), "why")])
+    difference = Difference(script.id, ours, ("0 < heartbeat",), "why")
+    differences = Differences({script.id: [difference]}, [])
+    theirs = differences.as_theirs(script)
     assert [step.text for step in theirs.steps] == ["1 > tx.select", "0 < heartbeat"]
     with pytest.raises(ValueError, match="0 times, not once"):
-        as_theirs(theirs, [Difference(script.id, ours, (), "why")])
+        differences.as_theirs(theirs)
+
+
+def test_a_wording_concerns_what_is_expected_in_every_script() -> None:
+    (script,) = parse("== one\n1 > tx.select\n1 < tx.select-ok", "file")
+    theirs = Differences({}, [Wording("tx.s([a-z]*)", r"tx.\1", "why")]).as_theirs(script)
+    assert [step.text for step in theirs.steps] == ["1 > tx.select", "1 < tx.elect-ok"]
 
 
 @pytest.mark.parametrize(

@@ -4,13 +4,14 @@ The scripts say what this broker does. `differences.toml` names lines of them wh
 that they are compared with says something else, and why.
 """
 
+import re
 import tomllib
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import attrs
 
-from kit.script import Script, Step, parse_step
+from kit.script import Expect, Script, Step, parse_step
 
 
 @attrs.frozen
@@ -26,31 +27,70 @@ class Difference:
     why: str
 
 
-def load_differences(path: Path) -> dict[str, list[Difference]]:
-    """Differences by the id of the script. Raises `ValueError` if one is not complete."""
+@attrs.frozen
+class Wording:
+    """What RabbitMQ words otherwise in many scripts: ``ours``, a pattern, is ``theirs`` there."""
+
+    ours: str
+    theirs: str
+    why: str
+
+
+@attrs.frozen
+class Differences:
+    """All that may differ."""
+
+    by_script: dict[str, list[Difference]]
+    wordings: list[Wording]
+
+    def in_script(self, script: Script) -> list[Difference]:
+        """Those of one script alone."""
+        return self.by_script.get(script.id, [])
+
+    def worded(self, script: Script) -> Script:
+        """``script`` in RabbitMQ's words."""
+        return attrs.evolve(script, steps=tuple(self._worded(script, s) for s in script.steps))
+
+    def _worded(self, script: Script, step: Step) -> Step:
+        text = step.text
+        for wording in self.wordings:
+            text = re.sub(wording.ours, wording.theirs, text)
+        if not isinstance(step, Expect) or text == step.text:
+            return step
+        return parse_step(text, step.line, script.file)
+
+    def as_theirs(self, script: Script) -> Script:
+        """What RabbitMQ does. Raises `ValueError` if a difference is not in the script."""
+        steps = list(script.steps)
+        for difference in self.in_script(script):
+            at = _find(steps, difference)
+            line = steps[at].line
+            theirs = [parse_step(text, line, script.file) for text in difference.theirs]
+            steps[at : at + len(difference.ours)] = theirs
+        return self.worded(attrs.evolve(script, steps=tuple(steps)))
+
+
+def load_differences(path: Path) -> Differences:
+    """What `differences.toml` says. Raises `ValueError` if an entry is not complete."""
+    entries = tomllib.loads(path.read_text(encoding="utf-8"))
     found: dict[str, list[Difference]] = {}
-    for entry in tomllib.loads(path.read_text(encoding="utf-8")).get("difference", []):
-        if entry.keys() != {"script", "ours", "theirs", "why"} or not entry["why"].strip():
-            raise ValueError(f"a difference has script, ours, theirs and why, all of them: {entry}")
+    for entry in entries.get("difference", []):
+        _check(entry, {"script", "ours", "theirs", "why"})
         ours, theirs = _lines(entry["ours"]), _lines(entry["theirs"])
         difference = Difference(entry["script"], ours, theirs, entry["why"])
         found.setdefault(difference.script, []).append(difference)
-    return found
+    for entry in entries.get("wording", []):
+        _check(entry, {"ours", "theirs", "why"})
+    return Differences(found, [Wording(**entry) for entry in entries.get("wording", [])])
+
+
+def _check(entry: dict[str, Any], keys: set[str]) -> None:
+    if entry.keys() != keys or not entry["why"].strip():
+        raise ValueError(f"a difference has {', '.join(sorted(keys))}: {entry}")
 
 
 def _lines(text: str) -> tuple[str, ...]:
     return tuple(line.strip() for line in text.strip().splitlines())
-
-
-def as_theirs(script: Script, differences: Sequence[Difference]) -> Script:
-    """``script`` with what RabbitMQ does. Raises `ValueError` if a difference is not in it."""
-    steps = list(script.steps)
-    for difference in differences:
-        at = _find(steps, difference)
-        line = steps[at].line
-        theirs = [parse_step(text, line, script.file) for text in difference.theirs]
-        steps[at : at + len(difference.ours)] = theirs
-    return attrs.evolve(script, steps=tuple(steps))
 
 
 def _find(steps: list[Step], difference: Difference) -> int:

@@ -16,6 +16,7 @@ from amqpbroker.definitions import (
 from amqpbroker.errors import ConnectionForced
 
 _MEMORY_BYTES = 1 << 30
+_USED_BYTES = 1 << 20
 
 
 class Operator:
@@ -78,4 +79,4 @@ class Operator:
         self._broker.close_all(ConnectionForced(reason))
 
     def _set_memory_limit(self, fraction: str) -> None:
-        self._broker.check_memory(1, int(_MEMORY_BYTES * float(fraction)))
+        self._broker.check_memory(_USED_BYTES, int(_MEMORY_BYTES * float(fraction)))

@@ -274,7 +274,6 @@ def _read_method(channel: int, payload: bytes) -> Item:
         else:
             bit = 0
             fields[name] = cursor.value(wire)
-    fields.pop("ticket", None)
     return Item(channel, form.name, fields)
 
 

@@ -3,21 +3,16 @@
 from typing import Any, Self
 
 import attrs
-import pamqp.frame
 from pamqp import commands, header, heartbeat
 from pamqp.base import Frame
 
 from amqpbroker.protocol.content import encode_content
-from amqpbroker.protocol.frames import (
-    BODY,
-    FRAME_HEADER,
-    FRAME_OVERHEAD_BYTES,
-    PROTOCOL_HEADER,
-    encode_method,
-)
+from amqpbroker.protocol.frames import PROTOCOL_HEADER, encode_method
+from amqpbroker.testing.wire import read_frames
 from amqpbroker.world import Network, Stream
 
 _READ_BYTES_MAX = 64 * 1024
+_WITH_CONTENT = (commands.Basic.Deliver, commands.Basic.GetOk, commands.Basic.Return)
 _PERSISTENT_BLOCK = b"\x10\x00\x02"
 """Properties with nothing but delivery-mode 2."""
 
@@ -121,25 +116,14 @@ class Client:
             data = await self.stream.receive_some(_READ_BYTES_MAX)
             if not data:
                 raise ConnectionError("the broker has closed the connection")
-            self._data += data
-            self._split()
-
-    def _split(self) -> None:
-        data, start = self._data, 0
-        while len(data) - start >= FRAME_OVERHEAD_BYTES:
-            kind, channel, size = FRAME_HEADER.unpack_from(data, start)
-            end = start + size + FRAME_OVERHEAD_BYTES
-            if end > len(data):
-                break
-            if kind == BODY:
-                self._take_body(channel, data[start + 7 : end - 1])
-            else:
-                self._take(channel, pamqp.frame.unmarshal(data[start:end])[2])
-            start = end
-        self._data = data[start:]
+            frames, self._data = read_frames(self._data + data)
+            for channel, item in frames:
+                self._take(channel, item)
 
     def _take(self, channel: int, item: Any) -> None:
-        if isinstance(item, commands.Basic.Deliver | commands.Basic.GetOk | commands.Basic.Return):
+        if isinstance(item, bytes):
+            self._take_body(channel, item)
+        elif isinstance(item, _WITH_CONTENT):
             self._content[channel] = Content(item, None, b"")
         elif isinstance(item, header.ContentHeader):
             self._content[channel].properties = item.properties

@@ -6,7 +6,6 @@ be read. Made for tests that say what goes in and what comes out.
 
 from typing import Any
 
-import pamqp.frame
 from pamqp import commands
 from pamqp.base import Frame
 
@@ -15,13 +14,8 @@ from amqpbroker.broker.session import Session
 from amqpbroker.broker.turn import WORK_MAX
 from amqpbroker.protocol.connection import Connection
 from amqpbroker.protocol.content import encode_content
-from amqpbroker.protocol.frames import (
-    BODY,
-    FRAME_HEADER,
-    FRAME_OVERHEAD_BYTES,
-    PROTOCOL_HEADER,
-    encode_method,
-)
+from amqpbroker.protocol.frames import PROTOCOL_HEADER, encode_method
+from amqpbroker.testing.wire import Received, read_frames
 
 CAPABILITIES = {
     "authentication_failure_close": True,
@@ -30,9 +24,6 @@ CAPABILITIES = {
     "consumer_cancel_notify": True,
     "publisher_confirms": True,
 }
-
-Received = tuple[int, Any]
-"""Channel and what came: a pamqp frame, or the octets of a body."""
 
 
 class Peer:
@@ -91,24 +82,16 @@ class Peer:
     # -- frames --------------------------------------------------------------------------------
 
     def received(self) -> list[Received]:
-        """What has come, as frames; a frame that is not whole yet stays."""
-        frames: list[Received] = []
+        """What has come, as frames; a protocol header counts as one.
+
+        A frame that is not whole yet stays.
+        """
         data = self._unread
-        if data[:4] == b"AMQP":
-            frames.append((0, data[:8]))
-            data = data[8:]
-        while len(data) >= FRAME_OVERHEAD_BYTES:
-            kind, channel, size = FRAME_HEADER.unpack_from(data)
-            end = size + FRAME_OVERHEAD_BYTES
-            if end > len(data):
-                break
-            if kind == BODY:
-                frames.append((channel, data[7 : end - 1]))
-            else:
-                frames.append((channel, pamqp.frame.unmarshal(data[:end])[2]))
-            data = data[end:]
-        self._unread = data
-        return frames
+        header: list[Received] = []
+        if data.startswith(b"AMQP"):
+            header, data = [(0, data[:8])], data[8:]
+        frames, self._unread = read_frames(data)
+        return header + frames
 
     def send(self, *methods: Frame, channel: int = 1) -> None:
         """Send methods on a channel."""

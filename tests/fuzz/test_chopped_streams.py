@@ -13,7 +13,8 @@ from pamqp import commands
 from amqpbroker.broker.broker import Broker
 from amqpbroker.protocol.frames import BODY
 from amqpbroker.testing.peer import Peer
-from amqpbroker.testing.streams import Streams, split_frames
+from amqpbroker.testing.streams import Streams
+from amqpbroker.testing.wire import whole_frames
 from amqpbroker.world import real_world
 
 ACK = struct.pack(">I", commands.Basic.Ack.index)
@@ -34,7 +35,7 @@ def answers(pieces: list[bytes]) -> tuple[dict[int, list[Any]], set[int]]:
         peer.send_bytes(piece)
     said: dict[int, list[Any]] = {}
     confirmed: set[int] = set()
-    for kind, channel, payload in split_frames(peer.read_bytes()):
+    for kind, channel, payload in whole_frames(peer.read_bytes()):
         if payload.startswith(ACK):
             tag, multiple = struct.unpack(">QB", payload[4:])
             first = max(confirmed, default=0) + 1 if multiple else tag

@@ -18,7 +18,8 @@ from amqpbroker.protocol.frames import PROTOCOL_HEADER
 from amqpbroker.protocol.intake import WireLimits
 from amqpbroker.routing.router import predeclared
 from amqpbroker.testing.peer import Peer
-from amqpbroker.testing.streams import Streams, chop, split_frames
+from amqpbroker.testing.streams import Streams, chop
+from amqpbroker.testing.wire import whole_frames
 from amqpbroker.world import real_world
 
 SEED = int(os.environ.get("AMQPBROKER_FUZZ_SEED", random.SystemRandom().randrange(1 << 32)))
@@ -153,7 +154,7 @@ def check_answers(data: bytes) -> None:
     if data.endswith(PROTOCOL_HEADER):
         data = data.removesuffix(PROTOCOL_HEADER)
     closed = False
-    for _, channel, payload in split_frames(data):
+    for _, channel, payload in whole_frames(data):
         assert not closed or (channel == 0 and payload == CLOSE_OK), payload
         if channel == 0 and payload.startswith((CLOSE, CLOSE_OK)):
             assert not payload.startswith(INTERNAL_ERROR), payload

@@ -5,7 +5,6 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-import pamqp.frame
 import pytest
 from pamqp import commands
 from pamqp.base import Frame
@@ -40,6 +39,7 @@ from amqpbroker.protocol.frames import (
     frame,
 )
 from amqpbroker.protocol.intake import WireLimits
+from amqpbroker.testing.wire import read_frames
 
 Running = Callable[..., Connection]
 
@@ -60,12 +60,7 @@ def say(connection: Connection, method: Frame, channel: int = 1) -> list[Event]:
 
 def sent(connection: Connection) -> list[tuple[int, Any]]:
     """What the connection says: channel and frame, as pamqp understands it."""
-    data, items = connection.take_outbox(), []
-    while data:
-        size, channel, item = pamqp.frame.unmarshal(data)
-        items.append((channel, item))
-        data = data[size:]
-    return items
+    return read_frames(connection.take_outbox())[0]
 
 
 def names_sent(connection: Connection) -> list[tuple[int, str]]:

@@ -4,7 +4,6 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
-import pamqp.frame
 import pytest
 from pamqp import commands
 from pamqp.base import Frame
@@ -18,6 +17,7 @@ from amqpbroker.errors import (
 )
 from amqpbroker.protocol.connection import Connection, State
 from amqpbroker.protocol.events import Closed, Event, Login, Open, SecretUpdated
+from amqpbroker.protocol.fields import write_longstr
 from amqpbroker.protocol.frames import (
     HEARTBEAT_FRAME,
     METHOD,
@@ -26,6 +26,7 @@ from amqpbroker.protocol.frames import (
     frame,
 )
 from amqpbroker.protocol.intake import WireLimits
+from amqpbroker.testing.wire import read_frames
 
 LIMITS = WireLimits(frame_max=8192, channel_max=16, heartbeat_s=30)
 START_OK = commands.Connection.StartOk({}, "PLAIN", "\0guest\0secret", "en_US")
@@ -65,12 +66,7 @@ def say(connection: Connection, method: Frame, channel: int = 0) -> list[Event]:
 
 def sent(connection: Connection) -> list[Any]:
     """What the connection says, as pamqp understands it."""
-    data, items = connection.take_outbox(), []
-    while data:
-        size, _, item = pamqp.frame.unmarshal(data)
-        items.append(item)
-        data = data[size:]
-    return items
+    return [item for _, item in read_frames(connection.take_outbox())[0]]
 
 
 def connection_in(state: State, limits: WireLimits = LIMITS) -> Connection:
@@ -262,11 +258,9 @@ def field(name: bytes, kind: bytes, octets: bytes) -> bytes:
     return bytes((len(name),)) + name + kind + octets
 
 
-def longstr(octets: bytes) -> bytes:
-    return struct.pack(">I", len(octets)) + octets
-
-
-AMQPLAIN = field(b"LOGIN", b"S", longstr(b"guest")) + field(b"PASSWORD", b"S", longstr(b"secret"))
+AMQPLAIN = field(b"LOGIN", b"S", write_longstr(b"guest")) + field(
+    b"PASSWORD", b"S", write_longstr(b"secret")
+)
 
 
 @pytest.mark.parametrize(
@@ -290,7 +284,7 @@ def test_either_mechanism_says_user_and_password(mechanism: str, response: bytes
 
 @pytest.mark.parametrize(
     ("mechanism", "response"),
-    [("PLAIN", b"\0guest\0\xff"), ("AMQPLAIN", AMQPLAIN[:-10] + longstr(b"\xff"))],
+    [("PLAIN", b"\0guest\0\xff"), ("AMQPLAIN", AMQPLAIN[:-10] + write_longstr(b"\xff"))],
 )
 def test_a_password_need_not_be_utf_8(mechanism: str, response: bytes) -> None:
     connection = connection_in(State.STARTING)
@@ -318,12 +312,12 @@ def test_a_bad_response_to_plain_is_a_syntax_error(response: bytes) -> None:
     [
         b"",
         b"\0guest\0secret",
-        field(b"LOGIN", b"S", longstr(b"guest")),
-        field(b"PASSWORD", b"S", longstr(b"secret")),
+        field(b"LOGIN", b"S", write_longstr(b"guest")),
+        field(b"PASSWORD", b"S", write_longstr(b"secret")),
         AMQPLAIN[:-1],
         AMQPLAIN + b"\0",
-        field(b"LOGIN", b"t", b"\1") + field(b"PASSWORD", b"S", longstr(b"secret")),
-        field(b"LOGIN", b"S", longstr(b"guest")) + field(b"PASSWORD", b"V", b""),
+        field(b"LOGIN", b"t", b"\1") + field(b"PASSWORD", b"S", write_longstr(b"secret")),
+        field(b"LOGIN", b"S", write_longstr(b"guest")) + field(b"PASSWORD", b"V", b""),
     ],
 )
 def test_a_bad_response_to_amqplain_is_a_syntax_error(response: bytes) -> None:

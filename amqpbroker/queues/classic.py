@@ -17,7 +17,7 @@ from amqpbroker.queues.expiry import Expiry, Lease
 from amqpbroker.queues.queue import Consumer, Got, Keeper, Outcome, Queue, QueueStat, QueueType
 from amqpbroker.queues.ready import Line, Priorities, Ready
 from amqpbroker.queues.rota import Rota
-from amqpbroker.storage.log import Log, MemoryLog
+from amqpbroker.storage.log import DeletedLog, Log, MemoryLog
 
 _SHARED_OUT_MAX = 64
 """Consumers among whom one round of messages is shared."""
@@ -80,9 +80,7 @@ class ClassicQueue(Queue):
         """
         log, ready, rota = self._log, self._ready, self._rota
         if self.version:
-            end = log.append(origin, raws)
-            log.settle(range(end - len(raws), end))
-            return end
+            return log.append(origin, raws)
         ttl_ms = _least(self._ttl_ms, origin.ttl_ms)
         if ttl_ms is not None and self._expiry is None:
             self._expiry = Expiry(ready, log, self._keeper)
@@ -266,11 +264,7 @@ class ClassicQueue(Queue):
 
     def purge(self) -> int:
         self._drop_expired()
-        return self._drop_all(self._log.readable)
-
-    def _drop_all(self, end: int) -> int:
-        """Drop what waits below ``end``; returns the number dropped."""
-        runs = self._ready.clear(end)
+        runs = self._ready.clear(self._log.readable)
         for run in runs:
             self._log.settle(run)
         return sum(map(len, runs))
@@ -279,19 +273,20 @@ class ClassicQueue(Queue):
         self.version += 1
         self._is_plain = False
         self._drop_expired()
-        count = self._drop_all(self._log.readable)
-        self._drop_all(self._log.end)  # Nobody would ever have read the rest.
+        log = self._log
+        count = self._ready.count(log.readable)
+        # Whoever remembers a way to the queue keeps it, but none of its messages.
+        self._log, self._ready = DeletedLog(log.end), Line(log.end)
         consumers, self._consumers, self._rota = list(self._consumers), {}, Rota()
         for consumer in consumers:
             consumer.cancelled()
         self._log_advanced()  # Nobody waits for the commit of a message that is gone.
-        self._let_go()
-        self._log.delete()
+        log.on_advance = None  # Nothing leads in a circle: the queue is freed at once.
+        log.delete()
+        self._end_timers()
         return count
 
-    def _let_go(self) -> None:
-        """Nothing leads in a circle any more: the queue is freed at once."""
-        self._log.on_advance = None
+    def _end_timers(self) -> None:
         if self._expiry is not None:
             self._expiry.end()
         if self._lease is not None:

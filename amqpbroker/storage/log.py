@@ -71,6 +71,29 @@ class Log(ABC):
         """The queue is gone: nothing of the log is needed any more, and nothing is asked of it."""
 
 
+class DeletedLog(Log):
+    """What stands in for the log of a deleted queue: it takes all there is, and keeps nothing.
+
+    Indexes go on from ``end``; whatever is appended is as good as committed.
+    """
+
+    def __init__(self, end: int) -> None:
+        self.end = self.readable = self.committed = end
+
+    def append(self, origin: Origin, raws: list[bytes]) -> int:
+        self.end = self.committed = self.end + len(raws)
+        return self.end
+
+    def read(self, indexes: range) -> Batch:
+        raise AssertionError("there is nothing to read")
+
+    def origins(self, indexes: range) -> list[Origin]:
+        raise AssertionError("there is nothing to read")
+
+    def settle(self, indexes: range) -> None:
+        """Nothing is left to forget."""
+
+
 class Chunk:
     """Neighbouring messages: the first has index ``base``, the last one comes before ``stop``.
 

@@ -366,6 +366,23 @@ class QueueContract(QueueSetUp):
         assert all(consumer.is_cancelled for consumer in consumers)
         assert queue.version == 1
 
+    def test_nothing_is_kept_of_what_a_consumer_of_a_deleted_queue_has(self) -> None:
+        queue, keeper = self.set_up()
+        consumer = FakeConsumer(credit=5)
+        queue.consume(consumer)
+        origin = fake_origin()
+        queue.publish(origin, numbered(5))
+        keeper.hand_out()
+        kept = weakref.ref(origin)
+        taken = consumer.indexes
+        consumer.taken.clear()
+        del origin
+
+        queue.delete()
+        queue.settle(range(taken[0], taken[-1] + 1), Outcome.ACK)
+
+        assert kept() is None
+
     def test_delete_drops_what_nobody_could_read_yet_too(self) -> None:
         log = HeldLog()
         queue, _ = self.set_up(log=log)
@@ -376,7 +393,7 @@ class QueueContract(QueueSetUp):
 
         count = queue.delete()
         queue.publish(origin, numbered(2))
-        del origin
+        del origin, log
 
         assert count == 2
         assert kept() is None

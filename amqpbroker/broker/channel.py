@@ -19,7 +19,7 @@ from amqpbroker.broker.consumer import ChannelConsumer
 from amqpbroker.broker.direct_reply import REPLY_TO, ReplyConsumer
 from amqpbroker.broker.publisher import Publisher
 from amqpbroker.broker.transaction import Transaction
-from amqpbroker.broker.unsettled import Delivered, Unsettled
+from amqpbroker.broker.unsettled import Delivered, Returning, Unsettled
 from amqpbroker.broker.vhost import VHost
 from amqpbroker.definitions import Arguments
 from amqpbroker.errors import (
@@ -157,8 +157,7 @@ class Channel:
             self.transaction.rollback()
             self.transaction = None
         taken, _ = self.unsettled.take_up_to(0)
-        for run in taken:
-            run.queue.settle(run.indexes, Outcome.REQUEUE)
+        Returning(taken, self.turn)
         self.publisher.close()
         del self.publisher  # Nothing leads in a circle: the channel is freed at once.
         size = sum(size for _, size in self.parked)

@@ -7,11 +7,13 @@ block, however many deliveries there are and in whatever order they are settled.
 """
 
 from bisect import bisect_right
+from collections import deque
 from operator import attrgetter
 
 import attrs
 
-from amqpbroker.queues.queue import Consumer, Queue
+from amqpbroker.broker.turn import Turn
+from amqpbroker.queues.queue import Consumer, Outcome, Queue
 
 
 @attrs.define(eq=False)
@@ -33,6 +35,8 @@ class Delivered:
 
 
 _BLOCK_TAGS = 1024
+_RETURNED_AT_ONCE = 2048
+"""Runs that go back to their queues before anything else happens."""
 _first = attrgetter("first")
 
 
@@ -126,3 +130,26 @@ class Unsettled:
             del block[at]
             if not block:
                 del self._blocks[number]
+
+
+class Returning:
+    """Deliveries of a channel that is closed, on their way back to their queues.
+
+    Few go back at once, so that whoever asks next finds them; many are the turns' work.
+    """
+
+    def __init__(self, runs: list[Delivered], turn: Turn) -> None:
+        self._runs = deque(runs)
+        self._turn = turn
+        self.work_off(_RETURNED_AT_ONCE)
+
+    def work_off(self, work_max: int) -> int:
+        """Give back some of them; returns the work that it was."""
+        work = 0
+        while self._runs and work < work_max:
+            run = self._runs.popleft()
+            run.queue.settle(run.indexes, Outcome.REQUEUE)
+            work += 1
+        if self._runs:
+            self._turn.resume(self)
+        return work

@@ -315,3 +315,23 @@ def test_what_is_got_without_ack_is_gone(broker: Broker, peer: Peer) -> None:
     get(peer, no_ack=True)
 
     assert stat(broker) == (0, 0)
+
+
+def test_a_channel_with_very_many_deliveries_gives_them_back_turn_by_turn(
+    connect: Connect, broker: Broker
+) -> None:
+    peer, other = connect(1), connect(1)
+    peer.declare("q")
+    peer.publish("q", *[b"body"] * 20_000)
+    peer.consume("q", "t")
+    peer.received()
+    peer.send(*[basic.Ack(tag) for tag in range(2, 20_001, 2)])
+    before = broker.turn.number
+
+    peer.call(commands.Channel.Close(200, "", 0, 0))
+
+    assert broker.turn.number - before > 3
+    other.consume("q", "t")
+    bodies = other.deliveries()
+    assert len(bodies) == 10_000
+    assert all(deliver.redelivered for deliver, _ in bodies)

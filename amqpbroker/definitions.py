@@ -120,9 +120,9 @@ class QueueDefinition:
 
 @attrs.frozen
 class BindingDefinition:
-    """From an exchange to a queue, or to another exchange.
+    """The way from an exchange to a queue or another exchange.
 
-    For messages that match ``routing_key`` and ``arguments``.
+    It is for messages that match ``routing_key`` and ``arguments``.
     """
 
     vhost: str
@@ -163,10 +163,10 @@ def _pattern(_: Any, field: "attrs.Attribute[str]", value: str) -> None:
 class PermissionDefinition:
     """What a user may do in a virtual host.
 
-    Regular expressions that a queue's or exchange's name must hold somewhere, to be made or deleted
-    (``configure``), to be given messages or bindings (``write``), to be read from (``read``). The
-    empty one matches no name (RabbitMQ: Access Control). Raises `DefinitionError` for a pattern
-    that is none.
+    A regular expression must be found in the name of a queue or exchange for the user to make or
+    delete it (``configure``), to give it messages or bindings (``write``), to read from it
+    (``read``). The empty one matches no name (RabbitMQ: Access Control). Raises `DefinitionError`
+    for what is no regular expression.
     """
 
     vhost: str

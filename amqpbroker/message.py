@@ -48,8 +48,8 @@ class Origin:
     the same channel number whose frames may be as large gets the very bytes.
 
     ``ttl_ms`` is how long the messages may wait by their own wish (their property expiration).
-    ``expires_ms`` is when their waiting ends, as wall-clock time: a queue that lets them wait for
-    so long only keeps them under an origin of its own that says so.
+    ``expires_ms`` is the wall-clock time at which they expire: a queue where they do keeps them
+    under an origin of its own that says so.
     """
 
     exchange: str

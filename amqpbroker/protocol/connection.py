@@ -118,6 +118,7 @@ class Connection(Intake):
         self._server_properties = server_properties
         self._heard_s = self._spoke_s = now_s
         self._lost = False
+        """Whether the framing is lost: no byte of the peer can be trusted any more."""
 
     # -- bytes in ------------------------------------------------------------------------------
 
@@ -129,9 +130,8 @@ class Connection(Intake):
     def next_event(self) -> Event | None:
         """What the peer did next; None when that needs more bytes.
 
-        The work between two events is bounded, but for what a single frame takes.
-
-        Raises `HardError` for what ends the connection: pass it to `fail`.
+        The work between two events is bounded, but for what a single frame takes. Raises
+        `HardError` for what ends the connection: pass it to `fail`.
         """
         if self.state is State.HEADER:
             self._read_protocol_header()
@@ -146,7 +146,7 @@ class Connection(Intake):
             if left < FRAME_HEAD_BYTES:
                 break
             kind, number, size = FRAME_HEADER.unpack_from(data, start)
-            if size > self.frame_max:  # By the overhead more than agreed: some peers miscount.
+            if size > self.frame_max:  # More than agreed by the overhead: some peers miscount.
                 self._lose(kind, b"", f"{{frame_too_large,{size},{self._payload_bytes_max}}}")
             end = start + size + FRAME_OVERHEAD_BYTES
             if end > len(data):
@@ -184,7 +184,7 @@ class Connection(Intake):
             )
 
     def _lose(self, kind: int, payload: bytes, why: str) -> None:
-        """The framing is lost: no byte that follows can be trusted."""
+        """Give up the framing, because of a frame that is none."""
         self._lost = True
         raise frame_error(kind, payload, why)
 
@@ -422,10 +422,9 @@ class Connection(Intake):
         self._spoke_s = now_s
 
     def tick(self, now_s: float, listening: bool = True) -> bool:
-        """Send a heartbeat if one is due; False once the peer has missed two of its own.
+        """Send a heartbeat if one is due (section 4.2.7); False once the peer has missed two.
 
-        (AMQP 0-9-1, section 4.2.7.) A broker that is not ``listening``, because it holds the
-        peer back, cannot hear it either.
+        A broker that is not ``listening``, because it holds the peer back, cannot hear it either.
         """
         interval_s = self.heartbeat_s
         if not interval_s or self.state is not State.RUNNING:
@@ -445,7 +444,7 @@ _DUE: dict[tuple[State, type[Frame]], Callable[[Connection, Any], Event | None]]
     (State.RUNNING, commands.Connection.UpdateSecret): Connection._take_secret,
     (State.RUNNING, commands.Connection.Close): Connection._take_close,
 }
-"""Which method is due in which state, and what takes it; anything else is an error."""
+"""Which method is due in which state, and what takes it; anything else is an error there."""
 _SPEECHLESS = (State.HEADER, State.STARTING, State.LOGGING_IN, State.TUNING)
 _STATE_NAMES = {
     State.STARTING: "starting",

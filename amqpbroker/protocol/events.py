@@ -93,7 +93,7 @@ class PublishMethod:
 
 @attrs.define(eq=False)
 class Publish:
-    """A run of messages with one method and the same traits. ``raws`` are their content frames."""
+    """A run: messages with one method and the same traits. ``raws`` are their content frames."""
 
     index: ClassVar[int] = PUBLISH_INDEX
 
@@ -105,9 +105,9 @@ class Publish:
 
 @attrs.define(eq=False)
 class Settle:
-    """Deliveries ``first`` … ``last`` are settled.
+    """Deliveries ``first`` … ``last`` are settled by the method ``index``.
 
-    ``multiple``: all up to ``last`` (0: all there are).
+    With ``multiple`` it is all deliveries up to ``last``; if that is 0, all there are.
     """
 
     channel: int
@@ -120,9 +120,9 @@ class Settle:
 
 @attrs.define(eq=False)
 class Worked:
-    """Nothing was done but ``work``, in messages: about a microsecond each.
+    """Work was done that no other event tells of, as much as ``work`` messages take.
 
-    Frames without a meaning of their own, and large tables, are so counted in a turn.
+    So frames without a meaning of their own, and large tables, count in a turn.
     """
 
     work: int

@@ -39,19 +39,21 @@ from amqpbroker.protocol.properties import PLAIN, read_properties
 
 RUN_MAX = 1024
 """Messages in one event: bounds the work between two looks at the budget."""
-_METHODS_KEPT_MAX = 1024
-_HEADER_PAYLOAD_BYTES_MIN = 14
-_TAG_AND_BITS = struct.Struct(">QB")
-_TAG_BITS_END = struct.Struct(">QBB")
-ACK_BYTES = 21
-"""A whole frame of basic.ack."""
-_WHOLE_BODY_FRAMES_MAX = 64
-"""A body in more frames is taken frame by frame, and joined."""
 SPENT_MAX = 256
 """Work after which the session is told of it."""
-_BYTES_SPENT_MIN = 1024
 _BYTES_PER_WORK = 4
-"""Tables are counted by their octets, from so many on: a field has four at least, about."""
+"""Octets of a table that count as one: a field has hardly less."""
+_BYTES_SPENT_MIN = 1024
+"""A table with fewer octets does not count."""
+_METHODS_KEPT_MAX = 1024
+_WHOLE_BODY_FRAMES_MAX = 64
+"""A body in more frames is taken frame by frame, and joined."""
+
+ACK_BYTES = 21
+"""A whole frame of basic.ack."""
+_TAG_AND_BITS = struct.Struct(">QB")
+_TAG_BITS_END = struct.Struct(">QBB")
+_HEADER_PAYLOAD_BYTES_MIN = 14
 _EXCHANGE_AT = 6
 """Where the arguments of basic.publish begin: behind its index and the reserved ticket."""
 _CONTENT_HEAD = struct.Struct(">BHIIQ")
@@ -63,7 +65,7 @@ _NO_CONTENT = (0, 0, 0, 0, PLAIN)
 
 @attrs.frozen
 class WireLimits:
-    """What the broker offers a peer, and what it takes from it at most."""
+    """What the broker offers a peer, and the most that it takes from it."""
 
     frame_max: int = 131072
     channel_max: int = 2047
@@ -83,7 +85,7 @@ class OpenChannel:
 class Intake:
     """The receive buffer and the open channels: reads messages and acks.
 
-    It is the lower half of a `Connection`, which knows when what may come.
+    It is the lower half of a `Connection`, which knows what may come when.
     """
 
     def __init__(self, limits: WireLimits) -> None:
@@ -204,8 +206,8 @@ class Intake:
     def _whole_content(self, number: int, start: int) -> tuple[int, Traits, int] | None:
         """The content at ``start`` if it lies whole and sound in the buffer.
 
-        Its end, its traits, and where its body begins if that is one frame (or none), else 0. None
-        leaves the judgement to the way of single frames, `_take_content`.
+        Returns its end, its traits, and where its body begins if that is one frame (or none), else
+        0. None leaves the judgement to `_take_content`, which looks at single frames.
         """
         data = self._data
         limit = len(data)
@@ -245,9 +247,9 @@ class Intake:
         return stop, traits, body_start
 
     def _whole_body(self, number: int, end: int, remaining: int) -> tuple[int, int]:
-        """Where the body at ``end`` itself ends, and its frames.
+        """Where the body that begins at ``end`` ends, and the number of its frames.
 
-        0 if it is not whole, or in too many frames.
+        Both are 0 if it is not whole and sound, or has too many frames.
         """
         data = self._data
         limit = len(data)

@@ -11,15 +11,12 @@ Headers = dict[str, Any] | None
 
 
 class ExchangeType(ABC):
-    """Keeps the bindings of one exchange and finds those that a message follows.
-
-    ``cacheable`` promises that they depend on the routing key alone, and change only when a binding
-    does.
-    """
+    """Keeps the bindings of one exchange and finds those that a message follows."""
 
     cacheable: ClassVar[bool] = True
+    """Whether these depend on the routing key alone, and change only when a binding does."""
     uses_key: ClassVar[bool] = True
-    """Whether the routing key says anything here: if not, a message with many is routed once."""
+    """Whether these depend on the routing key: if not, a message with many keys is routed once."""
 
     def check(self, binding: BindingDefinition) -> None:  # noqa: B027 - most types take any binding
         """Raise `PreconditionFailed` for a binding that makes no sense here."""
@@ -34,7 +31,7 @@ class ExchangeType(ABC):
 
     @abstractmethod
     def route(self, routing_key: str, headers: Headers) -> Iterable[BindingDefinition]:
-        """The bindings, in a stable order; several may lead to one destination."""
+        """The bindings that match, in a stable order; several may lead to one destination."""
 
 
 class DirectExchange(ExchangeType):
@@ -63,16 +60,16 @@ class FanoutExchange(ExchangeType):
     uses_key = False
 
     def __init__(self) -> None:
-        self._all: dict[Hashable, BindingDefinition] = {}
+        self._bindings: dict[Hashable, BindingDefinition] = {}
 
     def bind(self, binding: BindingDefinition) -> None:
-        self._all[binding.identity] = binding
+        self._bindings[binding.identity] = binding
 
     def unbind(self, binding: BindingDefinition) -> None:
-        del self._all[binding.identity]
+        del self._bindings[binding.identity]
 
     def route(self, routing_key: str, headers: Headers) -> Iterable[BindingDefinition]:
-        return self._all.values()
+        return self._bindings.values()
 
 
 class HeadersExchange(ExchangeType):
@@ -86,7 +83,7 @@ class HeadersExchange(ExchangeType):
     uses_key = False
 
     def __init__(self) -> None:
-        self._all: dict[Hashable, tuple[BindingDefinition, bool, Arguments]] = {}
+        self._bindings: dict[Hashable, tuple[BindingDefinition, bool, Arguments]] = {}
 
     def check(self, binding: BindingDefinition) -> None:
         mode = binding.arguments.get("x-match", "all")
@@ -108,14 +105,14 @@ class HeadersExchange(ExchangeType):
             for name, value in binding.arguments.items()
             if name != "x-match" and (mode.endswith("-with-x") or not name.startswith("x-"))
         }
-        self._all[binding.identity] = binding, mode.startswith("all"), wanted
+        self._bindings[binding.identity] = binding, mode.startswith("all"), wanted
 
     def unbind(self, binding: BindingDefinition) -> None:
-        del self._all[binding.identity]
+        del self._bindings[binding.identity]
 
     def route(self, routing_key: str, headers: Headers) -> Iterable[BindingDefinition]:
         present = headers or {}
-        for binding, need_all, wanted in self._all.values():
+        for binding, need_all, wanted in self._bindings.values():
             matches = (_matches(present, name, value) for name, value in wanted.items())
             if all(matches) if need_all else any(matches):
                 yield binding

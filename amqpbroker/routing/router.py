@@ -58,11 +58,12 @@ class Exchange:
     def __init__(self, definition: ExchangeDefinition) -> None:
         self.definition = definition
         self.version = 0
+        """Raised by any change to what is reached from here."""
         self.bindings: dict[object, BindingDefinition] = {}
         self.type = EXCHANGE_TYPES[definition.type]()
         alternate = definition.arguments.get("alternate-exchange")
         self.alternate: str | None = alternate if isinstance(alternate, str) else None
-        """Where messages go that no binding takes."""
+        """The exchange to which messages go that no binding takes."""
 
 
 class Router:
@@ -76,6 +77,7 @@ class Router:
         self._bound_to: dict[_Destination, dict[str, dict[object, BindingDefinition]]] = {}
         """The bindings to each destination, by their source: many may come from the same one."""
         self._alternate_of: dict[str, dict[Exchange, None]] = {}
+        """The exchanges that have an alternate, by its name, whether that exists or not."""
 
     # -- exchanges -----------------------------------------------------------------------------
 
@@ -142,7 +144,7 @@ class Router:
         return [binding for bound in sources.values() for binding in bound.values()]
 
     def _raise_version(self, changed: Exchange) -> None:
-        """Every exchange from which ``changed`` can be reached has changed with it."""
+        """Raise the version of ``changed``, and of every exchange from which it can be reached."""
         reached = {changed: None}
         pending = [changed]
         while pending:
@@ -164,10 +166,10 @@ class Router:
     def route(
         self, start: str, routing_keys: Sequence[str], headers: Headers
     ) -> tuple[tuple[str, ...], bool]:
-        """The names of the queues that a message goes to, each once.
+        """The names of the queues that a message goes to, each once, and whether that can be kept.
 
-        And whether messages with the same keys go there too, until the version of ``start`` is
-        raised. The keys are the message's own and those of its CC and BCC headers.
+        If so, all messages with the same keys go there until the version of ``start`` is raised.
+        The keys are the message's own and those of its CC and BCC headers.
         """
         queues: dict[str, None] = {}
         cacheable = True

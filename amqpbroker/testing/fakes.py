@@ -16,7 +16,7 @@ from amqpbroker.definitions import QueueDefinition
 from amqpbroker.message import Batch, Origin, Traits
 from amqpbroker.protocol.content import encode_address
 from amqpbroker.queues.classic import ClassicQueue
-from amqpbroker.queues.queue import NO_LIMIT, Consumer, Got, Keeper, Pending, Queue, QueueType
+from amqpbroker.queues.queue import NO_LIMIT, Consumer, Keeper, Pending, Queue, QueueType
 from amqpbroker.storage.log import MemoryLog
 from amqpbroker.testing.sim_disk import SimDisk
 from amqpbroker.testing.trace import Trace
@@ -67,6 +67,11 @@ def fake_origin(
     address = encode_address(exchange, routing_key)
     traits = Traits(persistent, priority=priority)
     return Origin(exchange, routing_key, address, 1, 131072, traits, ttl_ms)
+
+
+def numbered(count: int, start: int = 0) -> list[bytes]:
+    """Messages that can be told apart."""
+    return [b"message %d" % number for number in range(start, start + count)]
 
 
 class FakeKeeper(Keeper):
@@ -202,7 +207,8 @@ class HeldLog(MemoryLog):
 class SlowQueue(ClassicQueue):
     """A queue whose answers come when the test says so; publish and settle do not wait.
 
-    What is asked is done at `answer`, and not at all after `refuse`.
+    What is asked has a `Pending` for an answer; it is done at `answer`, and not at all after
+    `refuse`.
     """
 
     def __init__(self, definition: QueueDefinition, keeper: Keeper) -> None:
@@ -233,13 +239,13 @@ class SlowQueue(ClassicQueue):
         self._asked.append((pending, act))
         return pending
 
-    def consume(self, consumer: Consumer) -> Pending[None]:  # type: ignore[override]
+    def consume(self, consumer: Consumer) -> Any:
         return self._later(lambda: ClassicQueue.consume(self, consumer))
 
-    def get(self, no_ack: bool) -> Pending[Got | None]:  # type: ignore[override]
+    def get(self, no_ack: bool) -> Any:
         return self._later(lambda: ClassicQueue.get(self, no_ack))
 
-    def purge(self) -> Pending[int]:  # type: ignore[override]
+    def purge(self) -> Any:
         return self._later(lambda: ClassicQueue.purge(self))
 
 

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 
 from amqpbroker.message import Origin
 from amqpbroker.storage.log import CHUNK_MAX, READ_BYTES_MAX, Log
-from amqpbroker.testing.fakes import fake_origin
+from amqpbroker.testing.fakes import fake_origin, numbered
 
 _WALKS = 20
 _STEPS = 60
@@ -22,11 +22,6 @@ def said(origin: Origin) -> tuple[object, ...]:
     traits = origin.traits
     frames = origin.channel, origin.frame_max
     return origin.address, *frames, traits.persistent, traits.priority, origin.expires_ms
-
-
-def numbered(count: int, start: int = 0) -> list[bytes]:
-    """Messages that can be told apart."""
-    return [b"message %d" % number for number in range(start, start + count)]
 
 
 # -- logs --------------------------------------------------------------------------------------

@@ -21,8 +21,8 @@ from amqpbroker.testing.fakes import (
     HeldLog,
     Taken,
     fake_origin,
+    numbered,
 )
-from amqpbroker.testing.log_contract import numbered
 from amqpbroker.testing.queue_model import QueueModel
 
 _WALKS = 20

@@ -7,8 +7,7 @@ his own.
 from collections.abc import Iterable
 
 from amqpbroker.queues.queue import Got, Outcome, Queue, QueueStat
-from amqpbroker.testing.fakes import FakeConsumer, FakeKeeper, Taken, fake_origin
-from amqpbroker.testing.log_contract import numbered
+from amqpbroker.testing.fakes import FakeConsumer, FakeKeeper, Taken, fake_origin, numbered
 
 
 class QueueModel:

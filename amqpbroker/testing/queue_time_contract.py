@@ -6,8 +6,7 @@ import pytest
 
 from amqpbroker.queues.queue import Got, Outcome, Queue, QueueStat
 from amqpbroker.storage.log import CHUNK_MAX, MemoryLog
-from amqpbroker.testing.fakes import FakeConsumer, FakeKeeper, HeldLog, fake_origin
-from amqpbroker.testing.log_contract import numbered
+from amqpbroker.testing.fakes import FakeConsumer, FakeKeeper, HeldLog, fake_origin, numbered
 from amqpbroker.testing.queue_contract import QueueSetUp
 
 

@@ -8,13 +8,13 @@ from pamqp import commands
 from amqpbroker.broker.broker import Broker
 from amqpbroker.protocol.content import encode_content
 from amqpbroker.protocol.frames import BODY, encode_method, frame
+from amqpbroker.testing.fakes import fake_world
 from amqpbroker.testing.peer import Peer
-from amqpbroker.world import real_world
 
 
 @pytest.fixture
 def peer() -> Peer:
-    broker = Broker(real_world())
+    broker = Broker(fake_world())
     broker.boot("guest", "guest")
     return Peer(broker).open(1)
 

@@ -11,8 +11,7 @@ from amqpbroker.queues.classic import ClassicQueue, ClassicQueues
 from amqpbroker.queues.queue import Keeper, Outcome, Queue
 from amqpbroker.queues.ready import runs_of
 from amqpbroker.storage.log import Log, MemoryLog
-from amqpbroker.testing.fakes import CreditPool, FakeConsumer, FakeKeeper, fake_origin
-from amqpbroker.testing.log_contract import numbered
+from amqpbroker.testing.fakes import CreditPool, FakeConsumer, FakeKeeper, fake_origin, numbered
 from amqpbroker.testing.queue_contract import QueueContract
 from amqpbroker.testing.queue_time_contract import QueueTimeContract
 

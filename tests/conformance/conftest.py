@@ -35,6 +35,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("conformance")
     group.addoption("--against", help="amqp://HOST:PORT/ of a broker to compare with (RabbitMQ)")
     group.addoption("--ctl", help="command line of its rabbitmqctl, for scripts with an operator")
+    group.addoption("--record", help="write the matrix of the broker at hand to this file")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -50,6 +51,15 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Col
     if file_path.suffix == ".amqp":
         return ScriptFile.from_parent(parent, path=file_path)
     return None
+
+
+@pytest.fixture(scope="session")
+def against(request: pytest.FixtureRequest) -> Iterator[Socket | None]:
+    """The broker to compare with, if the run is a comparison."""
+    driver = request.config.stash[_stash].driver
+    yield driver
+    if driver is not None:
+        driver.clean_up()
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from kit.differences import load_differences
+from kit.matrix import load_answers
 from kit.script import Expect, Script, load
 
 HERE = Path(__file__).parent
@@ -17,11 +18,16 @@ def scripts() -> dict[str, Script]:
     return {script.id: script for file in files for script in load(file)}
 
 
-def test_every_difference_is_in_a_script(scripts: dict[str, Script]) -> None:
+def test_every_difference_is_in_a_script_or_in_the_matrix(scripts: dict[str, Script]) -> None:
     differences = load_differences(HERE / "differences.toml")
-    assert differences.by_script.keys() <= scripts.keys()
+    answers = load_answers(HERE / "matrix.txt")
+    cells = {f"matrix: {situation}: {frame}": key for key in answers for situation, frame in [key]}
+    assert differences.by_script.keys() <= scripts.keys() | cells.keys()
     for name in differences.by_script:
-        differences.as_theirs(scripts[name])
+        if name in cells:
+            differences.answers(name, answers[cells[name]])
+        else:
+            differences.as_theirs(scripts[name])
 
 
 def test_every_wording_is_in_a_script(scripts: dict[str, Script]) -> None:
@@ -39,3 +45,15 @@ def test_what_is_pending_is_a_script(scripts: dict[str, Script]) -> None:
     pending = HERE / "pending.toml"
     entries = tomllib.loads(pending.read_text())["pending"] if pending.exists() else []
     assert {entry["script"] for entry in entries} <= scripts.keys()
+
+
+def test_every_row_has_a_script_or_a_reason(scripts: dict[str, Script]) -> None:
+    rows = tomllib.loads((HERE / "rows.toml").read_text())
+    named = {row for script in scripts.values() for row in script.rows}
+    assert not set(rows["here"]) - named
+    assert not named - set(rows["here"]) - rows["later"].keys()
+    assert not set(rows["here"]) & rows["later"].keys()
+
+
+def test_every_script_has_a_row(scripts: dict[str, Script]) -> None:
+    assert not [script.id for script in scripts.values() if not script.rows]

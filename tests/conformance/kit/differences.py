@@ -47,17 +47,28 @@ class Differences:
         """Those of one script alone."""
         return self.by_script.get(script.id, [])
 
+    def answers(self, name: str, ours: list[str]) -> list[str]:
+        """What RabbitMQ answers where this broker answers ``ours``: a cell of the matrix."""
+        for difference in self.by_script.get(name, []):
+            if tuple(ours) != difference.ours:
+                raise ValueError(f"{name!r} is not {difference.ours}")
+            return list(difference.theirs)
+        return [self._in_words(line) for line in ours]
+
     def worded(self, script: Script) -> Script:
         """``script`` in RabbitMQ's words."""
         return attrs.evolve(script, steps=tuple(self._worded(script, s) for s in script.steps))
 
     def _worded(self, script: Script, step: Step) -> Step:
-        text = step.text
-        for wording in self.wordings:
-            text = re.sub(wording.ours, wording.theirs, text)
+        text = self._in_words(step.text)
         if not isinstance(step, Expect) or text == step.text:
             return step
         return parse_step(text, step.line, script.file)
+
+    def _in_words(self, text: str) -> str:
+        for wording in self.wordings:
+            text = re.sub(wording.ours, wording.theirs, text)
+        return text
 
     def as_theirs(self, script: Script) -> Script:
         """What RabbitMQ does. Raises `ValueError` if a difference is not in the script."""

@@ -28,10 +28,10 @@ def run_against(script: Script, driver: Socket) -> None:
         for link in conversation.links.values():
             link.stream.drop()
         driver.clean_up()
-        _delete(driver, list(conversation.declared))
+        delete_declared(driver, list(conversation.declared))
 
 
-def _delete(driver: Socket, declared: list[tuple[str, str]]) -> None:
+def delete_declared(driver: Socket, declared: list[tuple[str, str]]) -> None:
     """Delete queues and exchanges in the default virtual host.
 
     An exclusive queue is somebody's for as long as the broker has not seen that they went away.

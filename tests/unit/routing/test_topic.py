@@ -1,7 +1,6 @@
 """The topic exchange against a matcher that tries everything."""
 
 import gc
-from collections.abc import Iterable
 from itertools import product
 
 import pytest
@@ -10,6 +9,7 @@ from hypothesis import strategies as st
 
 from amqpbroker.definitions import BindingDefinition
 from amqpbroker.routing.topic import TopicExchange, _Node
+from amqpbroker.testing.exchange_contract import names
 
 property_test = settings(max_examples=300, derandomize=True, deadline=None)
 
@@ -21,10 +21,6 @@ PATTERNS = st.lists(PATTERN_WORDS, max_size=6).map(".".join)
 
 def binding(pattern: str, destination: str | None = None) -> BindingDefinition:
     return BindingDefinition("/", "amq.topic", destination or f"[{pattern}]", pattern)
-
-
-def names(bindings: Iterable[BindingDefinition]) -> list[str]:
-    return [each.destination for each in bindings]
 
 
 def exchange_with(*patterns: str) -> TopicExchange:

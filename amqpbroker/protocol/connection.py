@@ -113,6 +113,8 @@ class Connection(Intake):
         self.state = State.HEADER
         self.heartbeat_s = 0
         self.capabilities: dict[str, Any] = {}
+        self.lingers = False
+        """Whether the peer asked for the end: it goes first, and what it still sends is dropped."""
         self.outbox_bytes = 0
         self._outbox: list[bytes] = []
         self._server_properties = server_properties
@@ -305,6 +307,7 @@ class Connection(Intake):
         """Answer the peer's close; this is the last that is sent."""
         self._send_method(0, commands.Connection.CloseOk())
         self.state = State.CLOSED
+        self.lingers = True
 
     def fail(self, error: HardError, index: int = 0) -> None:
         """Close the connection with ``error``.

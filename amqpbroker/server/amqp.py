@@ -23,7 +23,7 @@ RECEIVE_BYTES_MAX = 256 * 1024
 _RECEIVE_BYTES_FIRST = 16 * 1024
 HANDSHAKE_S_MAX = 10.0
 _CLOSE_S_MAX = 3.0
-"""How long a peer may take to read the reason for which it is closed, and to answer."""
+"""How long a peer may take to read the reason for which it is closed, to answer, and to leave."""
 
 
 class AmqpConnection:
@@ -119,9 +119,13 @@ class AmqpConnection:
                 break
 
     def _mind_the_end(self) -> None:
-        """A connection that is over ends once all is said; one that closes, soon."""
+        """A connection that is over ends once all is said; one that closes, soon.
+
+        A peer whose close was answered is waited for. It may have sent more behind its close, and
+        octets that nobody reads turn the end into a reset, which can overtake the answer.
+        """
         state = self._connection.state
-        if state is State.CLOSED and not self._unsent:
+        if state is State.CLOSED and not self._unsent and not self._connection.lingers:
             self._scope.cancel()
         elif state in (State.CLOSING, State.CLOSED) and self._scope.deadline == math.inf:
             self._scope.deadline = trio.current_time() + _CLOSE_S_MAX

@@ -56,6 +56,33 @@ def test_stopping_tells_clients_why_and_does_not_wait_for_the_deaf() -> None:
     assert took_s < 5.1
 
 
+def test_a_peer_may_send_more_behind_its_close_and_leaves_first() -> None:
+    async def scenario(sim: Simulation) -> None:
+        async with Node(CONFIG, sim.world) as node:
+            client = await Client.connect(sim.network, node.address, 1)
+            await client.send(commands.Connection.Close(200, "bye", 0, 0), 0)
+            await client.wait_for(commands.Connection.CloseOk)
+            for _ in range(10):
+                await client.publish("q", b"too late")
+                await trio.sleep(0.1)
+            client.stream.close()
+
+    simulate(3, scenario)
+
+
+def test_a_peer_that_does_not_leave_after_its_close_is_shown_out() -> None:
+    async def scenario(sim: Simulation) -> float:
+        async with Node(CONFIG, sim.world) as node:
+            client = await Client.connect(sim.network, node.address, 1)
+            await client.send(commands.Connection.Close(200, "bye", 0, 0), 0)
+            await client.wait_for(commands.Connection.CloseOk)
+            start_s = trio.current_time()
+            assert await client.stream.receive_some(1) == b""
+            return trio.current_time() - start_s
+
+    assert 2 < simulate(3, scenario) < 4
+
+
 def test_a_peer_that_goes_silent_is_dropped_after_two_heartbeats() -> None:
     async def scenario(sim: Simulation) -> float:
         async with Node(CONFIG, sim.world) as node:

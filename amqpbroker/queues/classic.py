@@ -236,10 +236,7 @@ class ClassicQueue(Queue):
 
     def consume(self, consumer: Consumer) -> None:
         if self._consumers and (consumer.exclusive or next(iter(self._consumers)).exclusive):
-            definition = self.definition
-            raise AccessRefused(
-                f"queue '{definition.name}' in vhost '{definition.vhost}' in exclusive use"
-            )
+            raise AccessRefused(f"{self.definition.title} in exclusive use")
         self._consumers[consumer] = None
         self.resume(consumer)
 

@@ -74,7 +74,7 @@ class QueueTimeContract(QueueSetUp):
         assert (got.raw, got.ready) == (b"first", 1)
         assert queue.stat().ready == 1
 
-    def test_a_message_that_is_over_its_time_is_not_delivered_behind_another(self) -> None:
+    def test_an_expired_message_is_not_delivered_behind_another(self) -> None:
         queue, keeper = self.set_up()
         for ttl_ms in (None, 10, None, 10, 90):
             queue.publish(fake_origin(ttl_ms=ttl_ms), numbered(1))
@@ -149,7 +149,7 @@ class QueueTimeContract(QueueSetUp):
         assert (after_60, after_100) == (1, 0)
         assert queue.stat() == QueueStat(ready=0, unsettled=0, consumers=0)
 
-    def test_a_message_over_its_time_comes_back_to_nobody(self) -> None:
+    def test_an_expired_message_comes_back_to_nobody(self) -> None:
         queue, keeper = self.set_up({"x-message-ttl": 0})
         consumer = FakeConsumer()
         queue.consume(consumer)
@@ -161,7 +161,7 @@ class QueueTimeContract(QueueSetUp):
 
         assert consumer.indexes == [0]
 
-    def test_what_is_over_its_time_is_not_counted_by_purge_and_delete(self) -> None:
+    def test_what_has_expired_is_not_counted_by_purge_and_delete(self) -> None:
         queues = []
         for _ in range(2):
             queue, keeper = self.set_up()
@@ -172,7 +172,7 @@ class QueueTimeContract(QueueSetUp):
 
         assert (queues[0].purge(), queues[1].delete()) == (1, 1)
 
-    def test_nobody_has_to_ask_for_a_message_to_be_let_go(self) -> None:
+    def test_nobody_has_to_ask_for_an_expired_message_to_be_dropped(self) -> None:
         log = _SpyLog()
         queue, keeper = self.set_up(log=log)
         queue.publish(fake_origin(ttl_ms=20), numbered(3))
@@ -186,7 +186,7 @@ class QueueTimeContract(QueueSetUp):
 
         assert settled == [0, 6, 9]
 
-    def test_a_message_is_let_go_in_time_though_those_before_it_were_not_to_expire(self) -> None:
+    def test_a_message_is_dropped_in_time_though_those_before_it_were_not_to_expire(self) -> None:
         log = _SpyLog()
         queue, keeper = self.set_up(log=log)
         queue.publish(fake_origin(), numbered(1))

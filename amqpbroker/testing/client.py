@@ -49,23 +49,30 @@ class Client:
         vhost: str = "/",
         heartbeat_s: int = 0,
     ) -> Self:
-        """Connect, log in as guest, open ``vhost`` and ``channels``."""
+        """Connect, log in as guest, open ``vhost`` and ``channels``. Raises `OSError`."""
         client = cls(await network.connect(*address))
-        await client.send_bytes(PROTOCOL_HEADER)
-        await client.wait_for(commands.Connection.Start)
+        try:
+            await client._begin(channels, vhost, heartbeat_s)
+        except BaseException:
+            client.stream.close()
+            raise
+        return client
+
+    async def _begin(self, channels: tuple[int, ...], vhost: str, heartbeat_s: int) -> None:
+        await self.send_bytes(PROTOCOL_HEADER)
+        await self.wait_for(commands.Connection.Start)
         capabilities: dict[str, Any] = {
             "capabilities": {"consumer_cancel_notify": True, "connection.blocked": True}
         }
-        await client.send(
+        await self.send(
             commands.Connection.StartOk(capabilities, "PLAIN", "\0guest\0guest", "en_US"), 0
         )
-        tune = await client.wait_for(commands.Connection.Tune)
+        tune = await self.wait_for(commands.Connection.Tune)
         agreed = commands.Connection.TuneOk(tune.channel_max, tune.frame_max, heartbeat_s)
-        await client.send(agreed, 0)
-        await client.call(commands.Connection.Open(vhost), commands.Connection.OpenOk, 0)
+        await self.send(agreed, 0)
+        await self.call(commands.Connection.Open(vhost), commands.Connection.OpenOk, 0)
         for channel in channels:
-            await client.call(commands.Channel.Open(), commands.Channel.OpenOk, channel)
-        return client
+            await self.call(commands.Channel.Open(), commands.Channel.OpenOk, channel)
 
     async def send_bytes(self, data: bytes) -> None:
         """Send octets, waiting for the peer to take them."""

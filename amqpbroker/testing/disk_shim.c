@@ -8,7 +8,8 @@
  * used again. The process may be killed at any call: a note that is not whole is overlooked, which
  * is right, for a change is noted before it is made, and a sync counts from its second note on.
  *
- * It can be told, at any time, to fail a sync or a write, to be full, or to pretend to sync.
+ * It can be told, at any time, to fail a sync or a write, to be full, to sync slowly, or to pretend
+ * to.
  */
 
 #define _GNU_SOURCE
@@ -59,7 +60,7 @@ struct note {
 struct control {
     _Atomic uint64_t ids, syncs, fail_sync_at, writes, fail_write_at;
     _Atomic int64_t room; /* octets that can still be written; negative: no end */
-    _Atomic uint64_t flags;
+    _Atomic uint64_t flags, sync_delay_us;
 };
 
 static struct control *control;
@@ -412,6 +413,7 @@ static int sync_noted(int fd, long number) {
                      .a = pretend};
     uint64_t count = atomic_fetch_add(&control->syncs, 1) + 1;
     note(&n, NULL, NULL, 0);
+    if (control->sync_delay_us) usleep(control->sync_delay_us);
     int result = 0;
     if (count == control->fail_sync_at) {
         errno = EIO;

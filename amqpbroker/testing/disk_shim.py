@@ -27,7 +27,7 @@ _SOURCE = Path(__file__).with_suffix(".c")
 _NOTE = struct.Struct("<4I6Q2I")
 _MARK = 0xA5D15C07
 _END = struct.Struct("<I")
-_CONTROL = struct.Struct("<5QqQ")
+_CONTROL = struct.Struct("<5Qq2Q")
 _RECORD, _PRETEND = 1, 2
 _PAGE_BYTES = 4096
 _PATIENCE_S = 20
@@ -342,6 +342,9 @@ class Lost:
     names: int = 0
     """Names that were made, replaced or removed."""
 
+    def __bool__(self) -> bool:
+        return bool(self.changes or self.names)
+
 
 class DiskShim:
     """Watches ``folder`` by ``library``, which `build` has made; ``state`` is its own folder.
@@ -358,7 +361,7 @@ class DiskShim:
         self.folder.mkdir(exist_ok=True)
         assert self.folder.stat().st_dev == self.state.stat().st_dev
         self._control = self.state / "control"
-        self._control.write_bytes(_CONTROL.pack(0, 0, 0, 0, 0, -1, 0))
+        self._control.write_bytes(_CONTROL.pack(0, 0, 0, 0, 0, -1, 0, 0))
         self.begin()
 
     @property
@@ -410,6 +413,10 @@ class DiskShim:
     def set_flags(self, *, record: bool = False, pretend: bool = False) -> None:
         """Whether contents and sends are recorded; whether syncs are pretended only."""
         self._set(6, _RECORD * record + _PRETEND * pretend)
+
+    def delay_syncs(self, delay_us: int) -> None:
+        """Have each sync take that much longer, as a slow disk would."""
+        self._set(7, delay_us)
 
     # -- the journal ---------------------------------------------------------------------------
 

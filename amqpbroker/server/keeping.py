@@ -30,6 +30,7 @@ class Keeping:
         self._store = store
         self._catalog = catalog
         self._lot = trio.lowlevel.ParkingLot()
+        self._renew_lot = trio.lowlevel.ParkingLot()
         self._stopping = False
         self._stopped = trio.Event()
 
@@ -88,27 +89,35 @@ class Keeping:
     async def run(self, broker: Broker) -> None:
         """Commit what gathers, until `stop`. Raises `DiskFailure`."""
         wal = self._store.wal
-        restating = wal.has_old_files
-        while not self._stopping:
-            if not restating and not wal.has_gathered:
-                await self._lot.park()
-                continue
-            try:
-                if restating:
-                    restating = not await wal.restate_some()
-                elif wal.is_due:
-                    await wal.begin_anew()
-                    restating = True
-                else:
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._renew)
+                while not self._stopping:
+                    if not wal.has_gathered:
+                        await self._lot.park()
+                        continue
+                    if wal.is_due:
+                        await wal.begin_anew()
+                        self._renew_lot.unpark_all()
                     await wal.commit()
-            except OSError as error:
-                raise _failure(error) from error
-            if wal.is_full:
-                broker.set_alarm("disk", True)
-            broker.turn.end_batch()
-            if wal.is_full:
-                await trio.sleep(_FULL_DISK_RETRY_S)
+                    broker.turn.end_batch()
+                    if wal.is_full:
+                        broker.set_alarm("disk", True)
+                        await trio.sleep(_FULL_DISK_RETRY_S)
+                nursery.cancel_scope.cancel()
+        except* OSError as group:
+            raise _failure(group.exceptions[0]) from group
         self._stopped.set()
+
+    async def _renew(self) -> None:
+        """Have the logs get ready for a write-ahead log that has begun anew, beside the commits."""
+        wal = self._store.wal
+        while True:
+            if wal.has_stale:
+                await wal.renew()
+                await trio.lowlevel.checkpoint()
+            else:
+                await self._renew_lot.park()
 
     async def stop(self) -> None:
         """Keep everything that was told, and say where the queues stand. Raises `DiskFailure`."""
@@ -125,7 +134,7 @@ class Keeping:
         self._store.close()
 
 
-def _failure(error: OSError) -> DiskFailure:
+def _failure(error: BaseException) -> DiskFailure:
     return DiskFailure(
         f"the disk has failed: {error}. The node stops, since nobody knows what was written;"
         " what was confirmed before is safe. See to the disk, then start the node again"

@@ -6,8 +6,9 @@ have to wait while the memory for waiting ones is used up go to segments, transi
 and come back when they are read.
 
 The journal is not endless: now and then it is begun anew, and every log says in it where it stands
-(`restate`). Whatever has waited so long lies in segments by then (`settle_down`), but for a residue
-that is not worth a file and is said again.
+(`restate`). Whatever has waited so long lies in segments by then (`put_some_away`), but for a
+residue that is not worth a file and is said again. What was told since the journal was begun anew
+(`renew`) need not be said again.
 """
 
 import struct
@@ -17,15 +18,17 @@ from collections.abc import Iterator
 import attrs
 
 from amqpbroker.message import Origin
-from amqpbroker.storage.format import FormatError, encode_image
+from amqpbroker.storage.format import FormatError, encode_image, encode_packed_image
 from amqpbroker.storage.log import CHUNK_MAX, Chunk, MemoryLog
 from amqpbroker.storage.segments import Place, Segments
 
+_PUT_AWAY_BYTES_MAX = 2 * 1024 * 1024
+"""Messages that are written to segments in one go."""
 RESIDUE_BYTES_MAX = 1024 * 1024
 """Messages of one log that are said again when the journal begins anew, rather than put away."""
 
-_STATE_HEAD = struct.Struct("<QQI")
-"""End, index behind the last that was read, chunks in segments."""
+_STATE_HEAD = struct.Struct("<QQQI")
+"""Renewed end, end, index behind the last that was read, chunks in segments."""
 _STATE_CHUNK = struct.Struct("<QIIIIIIIB")
 """First index, indexes, live messages, the five of `Place`, whether a bitmap follows."""
 _GONE = b"\1" * CHUNK_MAX
@@ -68,18 +71,20 @@ class ChunkState:
 
 @attrs.frozen
 class LogState:
-    """Where a log stands, apart from the messages that lie in no segment.
+    """Where a log stands, as far as messages below ``renewed_end`` are concerned.
 
-    Messages below ``read_end`` may have been delivered.
+    ``chunks`` are those in segments; what lies in none is said apart. Messages below ``read_end``
+    may have been delivered.
     """
 
+    renewed_end: int
     end: int
     read_end: int
     chunks: list[ChunkState]
 
     def encode(self) -> list[bytes]:
         """Pieces that say it."""
-        pieces = [_STATE_HEAD.pack(self.end, self.read_end, len(self.chunks))]
+        pieces = [_STATE_HEAD.pack(self.renewed_end, self.end, self.read_end, len(self.chunks))]
         for chunk in self.chunks:
             place, gone = chunk.place, chunk.gone
             pieces.append(
@@ -99,7 +104,7 @@ class LogState:
     def decode(cls, payload: bytes) -> "LogState":
         """What `encode` said. Raises `FormatError`."""
         try:
-            end, read_end, count = _STATE_HEAD.unpack_from(payload)
+            renewed_end, end, read_end, count = _STATE_HEAD.unpack_from(payload)
             position = _STATE_HEAD.size
             chunks = []
             for _ in range(count):
@@ -115,7 +120,7 @@ class LogState:
                 chunks.append(ChunkState(first, messages, live, Place(*place), gone))
         except (struct.error, ValueError) as error:
             raise FormatError("the state of a log is cut off") from error
-        return cls(end, read_end, chunks)
+        return cls(renewed_end, end, read_end, chunks)
 
 
 def _bits(flags: bytes) -> bytes:
@@ -160,6 +165,7 @@ class DiskLog(MemoryLog):
         self._has_persistent = False
         self._uncommitted = False
         self._loaded: Chunk | None = None
+        self._renewed_end = 0
         self._empty: list[Place] = []
         self._empty_before: list[Place] = []
 
@@ -210,15 +216,20 @@ class DiskLog(MemoryLog):
 
     def _put_away(self, chunk: Chunk) -> None:
         """Write a chunk to a segment; it stays in memory."""
-        MemoryLog._make_ready(self, chunk)
-        gone = chunk.gone and bytes(chunk.gone[: chunk.count])
-        origins, raws = chunk.origins, chunk.raws
-        if gone:
-            origins = [origin for origin, mark in zip(origins, gone, strict=True) if not mark]
-            raws = [raw for raw, mark in zip(raws, gone, strict=True) if not mark]
-        pieces = encode_image(chunk.base, origins, raws, gone)
+        base, count, origins = chunk.base, chunk.count, chunk.origins
+        if chunk.offsets is not None and chunk.gone is None:
+            pieces = encode_packed_image(base, origins, chunk.offsets, chunk.packed)
+            origins = origins * count if len(origins) == 1 else origins
+        else:
+            MemoryLog._make_ready(self, chunk)
+            origins, raws, gone = chunk.origins, chunk.raws, None
+            if chunk.gone is not None:
+                gone = chunk.gone[:count]
+                origins = [origin for origin, mark in zip(origins, gone, strict=True) if not mark]
+                raws = [raw for raw, mark in zip(raws, gone, strict=True) if not mark]
+            pieces = encode_image(base, origins, raws, gone)
         transient = sum(not origin.traits.persistent for origin in origins)
-        chunk.place = self._segments.store(pieces, chunk.base, chunk.count, len(raws), transient)
+        chunk.place = self._segments.store(pieces, base, count, len(origins), transient)
 
     def _drop(self, chunk: Chunk) -> None:
         """Let a chunk that lies in a segment leave memory."""
@@ -285,29 +296,52 @@ class DiskLog(MemoryLog):
         if self._last.live:
             yield self._last
 
-    def settle_down(self) -> bool:
-        """Put chunks into segments, unless all of them together are a small residue.
+    def renew(self) -> None:
+        """The journal begins anew: what it was told so far has to be said again, by `restate`."""
+        self._renewed_end = self.end
 
-        Whether `Segments.sync` is needed before `restate` may speak of them.
+    def _old_chunks(self) -> Iterator[Chunk]:
+        """The chunks of which the new part of the journal does not know all."""
+        for chunk in self._all_chunks():
+            if chunk.base >= self._renewed_end:
+                return
+            yield chunk
+
+    def put_some_away(self) -> bool:
+        """Put old chunks into segments, unless all of them are a small residue.
+
+        A few milliseconds' work; whether there is more. Raises `OSError`.
         """
-        apart = [chunk for chunk in self._chunks.values() if chunk.place is None]
-        if sum(map(_weight, apart)) + _weight(self._last) > RESIDUE_BYTES_MAX:
-            for chunk in apart:
+        apart = [chunk for chunk in self._old_chunks() if chunk.place is None]
+        if sum(map(_weight, apart)) <= RESIDUE_BYTES_MAX:
+            return False
+        size = 0
+        for chunk in apart:
+            if chunk is not self._last:
+                size += _weight(chunk)
                 self._put_away(chunk)
-        return not self._segments.is_synced
+            if size >= _PUT_AWAY_BYTES_MAX:
+                return True
+        return False
 
     async def sync_segments(self) -> None:
         """Make all chunks last that lie in segments. Raises `OSError`."""
         await self._segments.sync()
 
+    @property
+    def is_synced(self) -> bool:
+        """Whether `restate` would speak of nothing that a crash could take."""
+        is_synced = self._segments.is_synced
+        return all(chunk.place is None or is_synced(chunk.place) for chunk in self._old_chunks())
+
     def restate(self) -> tuple[LogState, list[tuple[range, list[bytes]]]]:
-        """Where the log stands, and its persistent messages that lie in no segment.
+        """Where the log stands, and its old persistent messages that lie in no segment.
 
         These as images, each with the indexes that it speaks of.
         """
         chunks = []
         images = []
-        for chunk in self._all_chunks():
+        for chunk in self._old_chunks():
             if chunk.place is not None:
                 gone = chunk.gone and bytes(chunk.gone[: chunk.count])
                 chunks.append(
@@ -317,7 +351,7 @@ class DiskLog(MemoryLog):
                 image = _persistent_image(chunk)
                 if image:
                     images.append((range(chunk.base, chunk.base + chunk.count), image))
-        return LogState(self.end, self._read_end, chunks), images
+        return LogState(self._renewed_end, self.end, self._read_end, chunks), images
 
     # -- the start -----------------------------------------------------------------------------
 
@@ -347,6 +381,7 @@ class DiskLog(MemoryLog):
             fresh_from = self.recovered[-1].start
         self.fresh_from = max(state.read_end, fresh_from)
         self._read_end = state.read_end
+        self.renew()
 
     def _recover_message(
         self, chunks: dict[int, Chunk], index: int, origin: Origin, raw: bytes

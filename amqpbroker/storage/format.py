@@ -80,14 +80,40 @@ def encode_image(
     ``gone`` has an octet for each index, not 0 where there is no message; without it there are no
     gaps.
     """
-    runs = [(origin, len(list(run))) for origin, run in groupby(origins)]
+    sizes = array("I", map(len, raws))
     count, flags = (len(raws), 0) if gone is None else (len(gone), _SPARSE)
+    runs = [(origin, len(list(run))) for origin, run in groupby(origins)]
+    return [*_image_head(first, count, sizes, runs, flags, bytes(gone or b"")), *raws]
+
+
+def encode_packed_image(
+    first: int, origins: list[Origin], offsets: "array[int]", packed: bytes
+) -> list[bytes]:
+    """As `encode_image`, of messages that lie in one piece between ``offsets``.
+
+    One origin stands for all.
+    """
+    sizes = array("I", [stop - start for start, stop in pairwise(offsets)])
+    runs = [(origin, len(list(run))) for origin, run in groupby(origins)]
+    if len(origins) == 1:
+        runs = [(origins[0], len(sizes))]
+    return [*_image_head(first, len(sizes), sizes, runs, 0, b""), packed]
+
+
+def _image_head(
+    first: int,
+    count: int,
+    sizes: "array[int]",
+    runs: list[tuple[Origin, int]],
+    flags: int,
+    gone: bytes,
+) -> list[bytes]:
+    """What precedes the messages themselves."""
     return [
-        _IMAGE_HEAD.pack(first, count, len(raws), len(runs), flags),
+        _IMAGE_HEAD.pack(first, count, len(sizes), len(runs), flags),
         *[_encode_run(origin, messages) for origin, messages in runs],
-        bytes(gone or b""),
-        _octets(array("I", map(len, raws))),
-        *raws,
+        gone,
+        _octets(sizes),
     ]
 
 

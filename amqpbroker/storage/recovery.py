@@ -57,14 +57,20 @@ class Kept:
 
     def begin(self, state: LogState) -> None:
         """The log has said anew where it stands."""
-        self.end, self.read_end = state.end, state.read_end
-        self.messages.clear()
-        self.lost.clear()
+        self.end, self.read_end = max(self.end, state.end), state.read_end
+        self.lost = {index for index in self.lost if index >= state.renewed_end}
         self._stored = [
             _Stored(chunk.first, chunk.place, bytearray(chunk.gone or bytes(chunk.count)))
             for chunk in sorted(state.chunks, key=lambda chunk: chunk.first)
         ]
         self._firsts = [stored.first for stored in self._stored]
+        newer = {
+            index: message for index, message in self.messages.items() if index >= state.renewed_end
+        }
+        self.messages = {}
+        for index, message in newer.items():
+            if next(self._overlapping(range(index, index + 1)), None) is None:
+                self.messages[index] = message
 
     def add(self, image: Image) -> None:
         """Messages were published; those that lie in a segment by now are there already."""
@@ -108,7 +114,7 @@ class Kept:
                 count = len(stored.gone)
                 gone = bytes(stored.gone) if live < count else None
                 chunks.append(ChunkState(stored.first, count, live, stored.place, gone))
-        return LogState(self.end, self.read_end if is_clean else self.end, chunks)
+        return LogState(self.end, self.end, self.read_end if is_clean else self.end, chunks)
 
 
 @attrs.frozen

@@ -63,12 +63,16 @@ class Segments:
         self.folder = folder
         self._disk = disk
         self._number = sealed_to
-        self._writing: File | None = None
+        self._open: dict[int, File] = {}  # Segments that are written to, or not synced yet.
+        self._is_writing = False
+        self._dirty: set[int] = set()
+        self._syncing: int | None = None
+        self._synced_bytes: dict[int, int] = {}
         self._reading: tuple[int, File] | None = None
         self._chunks: dict[int, int] = {}  # Chunks in each segment that hold live messages.
-        self._unsynced: dict[int, File] = {}
         self._folder_unsynced = False
         self._folder_there = is_there
+        self._is_gone = False
 
     # -- writing -------------------------------------------------------------------------------
 
@@ -83,46 +87,70 @@ class Segments:
         offset = file.size_bytes + _CHUNK_HEAD_BYTES
         place = Place(self._number, offset, len(image), checksum, transient)
         file.append(b"".join((head, _CHECKSUM.pack(crc32(head)), image)))
-        self._unsynced[self._number] = file
+        self._dirty.add(self._number)
         self._chunks[self._number] = self._chunks.get(self._number, 0) + 1
         return place
 
     def _file_to_write(self) -> File:
-        file = self._writing
-        if file is None or file.size_bytes >= SEGMENT_BYTES_MAX:
-            self._seal()
-            if not self._folder_there:
-                self._disk.make_folder(self.folder)
-                self._folder_there = True
-            self._number += 1
-            file = self._disk.open(self._path(self._number), create=True)
-            file.append(_FILE_HEAD.pack(_FILE_MARK, FORMAT_VERSION))
-            self._writing = file
-            self._folder_unsynced = True
+        if self._is_writing and self._open[self._number].size_bytes < SEGMENT_BYTES_MAX:
+            return self._open[self._number]
+        if self._is_writing:
+            self._is_writing = False
+            self._close_if_done(self._number)
+        if not self._folder_there:
+            self._disk.make_folder(self.folder)
+            self._folder_there = True
+        self._number += 1
+        file = self._disk.open(self._path(self._number), create=True)
+        file.append(_FILE_HEAD.pack(_FILE_MARK, FORMAT_VERSION))
+        self._open[self._number] = file
+        self._is_writing = self._folder_unsynced = True
         return file
 
-    def _seal(self) -> None:
-        """The segment being written is full."""
-        file, self._writing = self._writing, None
-        if file is not None and self._number not in self._unsynced:
-            file.close()
+    def _is_written(self, number: int) -> bool:
+        return self._is_writing and number == self._number
 
-    @property
-    def is_synced(self) -> bool:
-        """Whether all chunks that were stored would survive a crash."""
-        return not self._unsynced
+    def _close_if_done(self, number: int) -> None:
+        """Close a segment that is neither written to any more, nor to be synced."""
+        done = number not in self._dirty and number != self._syncing
+        if done and not self._is_written(number):
+            self._open.pop(number).close()
+            self._synced_bytes.pop(number, None)
+
+    def is_synced(self, place: Place) -> bool:
+        """Whether a chunk would survive a crash."""
+        if place.segment not in self._open:
+            return True
+        return place.offset + place.size <= self._synced_bytes.get(place.segment, 0)
 
     async def sync(self) -> None:
-        """Make all chunks last that were stored before the call. Raises `OSError`."""
-        files, self._unsynced = self._unsynced, {}
+        """Make all chunks last that were stored before the call; one call at a time.
+
+        Raises `OSError`.
+        """
         if self._folder_unsynced:
             self._folder_unsynced = False
             await self._disk.sync_folder(self.folder.rpartition("/")[0])
             await self._disk.sync_folder(self.folder)
-        for number, file in files.items():
-            await file.sync()
-            if file is not self._writing and number not in self._unsynced:
-                file.close()
+        for number in sorted(self._dirty):
+            if number not in self._dirty:
+                continue  # It went meanwhile.
+            file = self._open[number]
+            size = file.size_bytes
+            self._dirty.discard(number)
+            self._syncing = number
+            try:
+                await file.sync()
+            finally:
+                self._syncing = None
+            self._synced_bytes[number] = size
+            if self._is_gone:
+                self.remove_all()
+                return
+            if not self._chunks.get(number) and not self._is_written(number):
+                self._remove(number)
+            else:
+                self._close_if_done(number)
 
     # -- reading -------------------------------------------------------------------------------
 
@@ -137,10 +165,8 @@ class Segments:
         return decode_image(data)
 
     def _file_to_read(self, number: int) -> File:
-        if number == self._number and self._writing is not None:
-            return self._writing
-        if number in self._unsynced:
-            return self._unsynced[number]
+        if number in self._open:
+            return self._open[number]
         if self._reading is None or self._reading[0] != number:
             self._close_reading()
             self._reading = number, self._disk.open(self._path(number))
@@ -161,42 +187,35 @@ class Segments:
         """A chunk holds no live message any more; its segment goes with the last such."""
         number = place.segment
         self._chunks[number] -= 1
-        if self._chunks[number] or (number == self._number and self._writing is not None):
-            return
-        del self._chunks[number]
-        self._remove(number)
+        if not self._chunks[number] and not self._is_written(number) and number != self._syncing:
+            self._remove(number)
 
     def _remove(self, number: int) -> None:
-        file = self._unsynced.pop(number, None)
-        if file is not None:
-            file.close()
+        self._chunks.pop(number, None)
+        self._dirty.discard(number)
+        self._synced_bytes.pop(number, None)
+        if number in self._open:
+            self._open.pop(number).close()
         if self._reading is not None and self._reading[0] == number:
             self._close_reading()
         self._disk.remove(self._path(number))
 
-    def numbers(self) -> list[int]:
-        """The segments that hold live messages, and the one being written."""
-        numbers = set(self._chunks)
-        if self._writing is not None:
-            numbers.add(self._number)
-        return sorted(numbers)
-
     def close(self) -> None:
         """End the use of all files, none of them being synced."""
         self._close_reading()
-        files = set(self._unsynced.values())
-        if self._writing is not None:
-            files.add(self._writing)
-        for file in files:
+        for file in self._open.values():
             file.close()
-        self._unsynced.clear()
-        self._writing = None
+        self._open.clear()
+        self._dirty.clear()
+        self._is_writing = False
 
     def remove_all(self) -> None:
-        """The log is deleted, and its files with it."""
-        self.close()
-        if self._folder_there:
-            remove_folder(self._disk, self.folder)
+        """The log is deleted, and its files with it, once none is being synced."""
+        self._is_gone = True
+        if self._syncing is None:
+            self.close()
+            if self._folder_there:
+                remove_folder(self._disk, self.folder)
 
     def _path(self, number: int) -> str:
         return segment_path(self.folder, number)

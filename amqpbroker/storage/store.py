@@ -89,7 +89,7 @@ class Store:
         kept = self._recovered.logs.pop(log_id, None)
         folder = self._queue_folder(str(log_id))
         numbers = segment_numbers(self._disk, folder)
-        state = LogState(0, 0, []) if kept is None else kept.state(self._recovered.clean)
+        state = LogState(0, 0, 0, []) if kept is None else kept.state(self._recovered.clean)
         needed = {chunk.place.segment for chunk in state.chunks}
         for number in set(numbers) - needed:
             self._disk.remove(segment_path(folder, number))

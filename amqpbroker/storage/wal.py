@@ -38,7 +38,7 @@ WAL_FILE_BYTES_MAX = 64 * 1024 * 1024
 FILE_HEAD = struct.Struct("<4sI")
 FILE_MARK = b"\xb2LOG"
 SUFFIX = ".wal"
-_RESTATED_AT_ONCE = 64
+_RENEWED_AT_ONCE = 64
 """Logs that say where they stand in one batch."""
 
 
@@ -94,6 +94,7 @@ class Wal(Journal):
         self._stuck: _Batch | None = None
         self._spoken_of: dict[DiskLog, None] = {}  # Logs of which the newest file speaks.
         self._stale: dict[DiskLog, None] = {}  # Logs of which older files speak.
+        self._ready: dict[DiskLog, None] = {}  # Those of them that the next batches restate.
         self._old = old
         self._says_definitions = False
 
@@ -102,7 +103,7 @@ class Wal(Journal):
         self._stale[log] = None
 
     def forget(self, log: DiskLog) -> None:
-        for logs in (self._gathered, self._spoken_of, self._stale):
+        for logs in (self._gathered, self._spoken_of, self._stale, self._ready):
             logs.pop(log, None)
 
     # -- gathering -----------------------------------------------------------------------------
@@ -138,14 +139,15 @@ class Wal(Journal):
         return gathered
 
     @property
-    def has_old_files(self) -> bool:
-        """Whether there are files that `restate_some` is to make unnecessary."""
-        return bool(self._old)
-
-    @property
     def has_gathered(self) -> bool:
         """Whether there is something to commit."""
-        return bool(self._gathered or self._changes) or self._stuck is not None
+        return bool(
+            self._gathered
+            or self._changes
+            or self._ready
+            or self._stuck is not None
+            or (self._old and not self._stale)
+        )
 
     # -- committing ----------------------------------------------------------------------------
 
@@ -157,8 +159,14 @@ class Wal(Journal):
         """
         if self._file is None:
             await self._begin_file()
-        batch = self._stuck or self._seal()
-        await self._write(batch)
+        is_last = False
+        batch = self._stuck
+        if batch is None:
+            restated = self._take_ready()
+            is_last = bool(self._old) and not self._stale and not self._ready
+            batch = self._seal(restated, [_sign(Kind.RESTATED)] if is_last else [])
+        if await self._write(batch) and is_last:
+            self._remove_old()
 
     def _seal(self, restated: Iterable[DiskLog] = (), signs: Iterable[bytes] = ()) -> _Batch:
         """A batch: where ``restated`` stand, what has gathered, and ``signs`` at the end."""
@@ -173,6 +181,7 @@ class Wal(Journal):
             records.append(encode_record(Kind.CHANGES, 0, 0, changes))
         directory: list[DirectoryEntry] = []
         for log in restated:
+            self._spoken_of[log] = None
             log_id, epoch = log.log_id, log.epoch
             state, images = log.restate()
             records.append(encode_record(Kind.STATE, log_id, epoch, state.encode()))
@@ -188,8 +197,8 @@ class Wal(Journal):
             if told.settled:
                 ranges = encode_ranges(told.settled)
                 records.append(encode_record(Kind.SETTLED, log_id, epoch, ranges))
+            self._spoken_of[log] = None
         records += signs
-        self._spoken_of.update(dict.fromkeys(gathered))
         batch = _Batch(
             self._batch,
             encode_batch(self._batch, self._synced_to, directory, records),
@@ -235,60 +244,78 @@ class Wal(Journal):
     @property
     def is_due(self) -> bool:
         """Whether the newest file is long enough, and the older ones are gone."""
-        return (
-            self._file is not None
-            and self._file.size_bytes >= WAL_FILE_BYTES_MAX
-            and not self._stale
-            and not self._old
-        )
+        file = self._file
+        return file is not None and file.size_bytes >= WAL_FILE_BYTES_MAX and not self._old
 
     async def begin_anew(self) -> None:
-        """Begin another file; `restate_some` until it is true lets the older ones go."""
+        """Begin another file, between two commits; `renew` lets the older ones go."""
         assert self._file is not None
         self._old.append(self._file.path)
         self._file.close()
         self._number += 1
         self._stale, self._spoken_of = self._spoken_of, {}
+        for log in self._stale:
+            log.renew()
         await self._begin_file()
 
-    async def restate_some(self) -> bool:
-        """Have some logs say where they stand; whether that were all, and the older files are gone.
+    @property
+    def has_stale(self) -> bool:
+        """Whether `renew` has something to do."""
+        return bool(self._stale)
 
-        Raises `OSError` when the disk fails.
+    async def renew(self) -> None:
+        """Have some logs get ready to say where they stand; the next commits say it.
+
+        A few milliseconds' work, beside the commits. Raises `OSError` when the disk fails.
         """
-        logs = list(islice(self._stale, _RESTATED_AT_ONCE))
-        for log in logs:
-            if log.settle_down():
+        for log in list(islice(self._stale, _RENEWED_AT_ONCE)):
+            is_ready = not log.put_some_away()
+            if not log.is_synced:
                 await log.sync_segments()
-        if self._file is None:
-            await self._begin_file()
-        if self._stuck is not None and not await self._write(self._stuck):
-            return False
-        logs = [log for log in logs if log in self._stale]  # Some may have been deleted meanwhile.
+                is_ready = False  # What was put away meanwhile is not synced.
+            if not is_ready:
+                break
+            if log in self._stale:  # It may have been deleted meanwhile.
+                del self._stale[log]
+                self._ready[log] = None
+        self.on_gathered()
+
+    def _take_ready(self) -> list[DiskLog]:
+        """The logs that say in the next batch where they stand."""
+        logs = list(islice(self._ready, _RENEWED_AT_ONCE))
         for log in logs:
-            del self._stale[log]
-            self._spoken_of[log] = None
-        is_last = not self._stale
-        batch = self._seal(logs, [_sign(Kind.RESTATED)] if is_last else [])
-        if not await self._write(batch) or not is_last:
-            return False
+            del self._ready[log]
+            if not log.is_synced:
+                self._stale[log] = None  # A chunk went to a segment in between.
+        return [log for log in logs if log not in self._stale]
+
+    def _remove_old(self) -> None:
+        """All logs have said where they stand, and that is kept."""
         for path in self._old:
             self._disk.remove(path)
         self._old.clear()
-        return True
 
     async def stop(self) -> None:
         """Have all logs say where they stand, and end; they tell nothing any more.
 
         Raises `OSError` when the disk fails or is full.
         """
-        await self.commit()
-        if not self._old:
-            await self.begin_anew()
-        while not await self.restate_some():
+        await self._commit_all()
+        if self._file is None:
+            await self._begin_file()
+        await self.begin_anew()
+        while self._stale:
+            await self.renew()
+        await self._commit_all()
+        await self._write(self._seal(signs=[_sign(Kind.STOPPED)]))
+
+    async def _commit_all(self) -> None:
+        while self.has_gathered or self._old:
+            if self._stale:
+                await self.renew()
+            await self.commit()
             if self.is_full:
                 raise OSError(errno.ENOSPC, "no room to say where the queues stand", self._folder)
-        await self._write(self._seal(signs=[_sign(Kind.STOPPED)]))
 
     def close(self) -> None:
         """End the use of the file, not while it is synced."""

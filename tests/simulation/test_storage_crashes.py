@@ -92,7 +92,6 @@ async def live(disk: SimDisk, rng: random.Random, sent: dict[int, Sent]) -> None
         sent[log_id].check(log)
     assert not store.damages
     store.clear_up(set(IDS))
-    restating = True
     for _ in range(rng.randint(3, 30)):
         for _ in range(rng.randint(1, 6)):
             log_id = rng.choice(IDS)
@@ -101,14 +100,12 @@ async def live(disk: SimDisk, rng: random.Random, sent: dict[int, Sent]) -> None
             elif sent[log_id].waiting:
                 sent[log_id].settle(logs[log_id], rng)
         told = {log_id: set(sent[log_id].settled) for log_id in IDS}
-        if restating:
-            restating = not await store.wal.restate_some()
-        elif store.wal.is_due:
-            await store.wal.begin_anew()
-            restating = True
+        if store.wal.has_stale and rng.random() < 0.5:
+            await store.wal.renew()
             continue
-        else:
-            await store.wal.commit()
+        if store.wal.is_due:
+            await store.wal.begin_anew()
+        await store.wal.commit()
         for log_id in IDS:
             sent[log_id].settled_and_synced |= told[log_id]
             sent[log_id].committed = logs[log_id].committed

@@ -208,7 +208,7 @@ def test_the_state_of_a_log_comes_back(gone: bytes) -> None:
         disk_log.ChunkState(100, 1024, 1024, place, None),
         disk_log.ChunkState(2000, len(gone), gone.count(0), place, gone),
     ]
-    state = disk_log.LogState(1 << 40, 1 << 39, chunks)
+    state = disk_log.LogState(1 << 41, 1 << 40, 1 << 39, chunks)
 
     assert disk_log.LogState.decode(b"".join(state.encode())) == state
     with pytest.raises(disk_log.FormatError):

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from .checks import Mismatch
 from .client import BrokerError
-from .report import machine, print_table, rows_of, write_json
+from .report import filesystem, machine, print_table, rows_of, write_json
 from .run import Run, count_runs, run_all
 from .scenarios import SCENARIOS, Options, Scenario
 from .subjects import OwnBroker, RunningBroker, Subject, parse_target
@@ -46,6 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--url", action="append", default=[], metavar="[NAME=]URL", help="a running broker, too")
     add("--only-urls", action="store_true", help="leave our own broker out")
     add("--pid", action="append", default=[], metavar="NAME=PID", help="for memory figures")
+    add("--data-dir", type=Path, default=Path(), metavar="DIR", help="a real disk, for ours (here)")
     add("--json", type=Path, metavar="FILE", help="write every run's figures")
     return parser
 
@@ -85,6 +86,8 @@ def _subjects(arguments: argparse.Namespace) -> list[Subject]:
         pids = dict(_parse_pid(text) for text in arguments.pid)
     except ValueError as error:
         raise UsageError(str(error)) from error
+    if not arguments.data_dir.is_dir():
+        raise UsageError(f"--data-dir {arguments.data_dir} is no folder")
     if arguments.only_urls and not targets:
         raise UsageError("--only-urls needs a --url")
     others = [RunningBroker(url, name) for name, url in targets]
@@ -92,30 +95,38 @@ def _subjects(arguments: argparse.Namespace) -> list[Subject]:
         other.pid = pids.pop(other.name, None)
     if pids:
         raise UsageError(f"--pid names no broker that is measured: {', '.join(pids)}")
-    subjects: list[Subject] = [*others] if arguments.only_urls else [OwnBroker(), *others]
+    subjects: list[Subject] = (
+        [*others] if arguments.only_urls else [OwnBroker(arguments.data_dir), *others]
+    )
     names = [subject.name for subject in subjects]
     if len(set(names)) < len(names):
         raise UsageError(f"two brokers have one name: {', '.join(names)}; use --url NAME=URL")
     return subjects
 
 
-def _caption(options: Options, repeat: int, before: dict[str, Any]) -> str:
+def _caption(options: Options, repeat: int, before: dict[str, Any], on_disk: bool) -> str:
     parts = [
         f"median (least – most) of {repeat} × {options.seconds:g} s",
         f"at most {options.window} messages in flight",
         f"counts × {options.size:g}" if options.size != 1 else "",
         f"{before['cpus']} CPUs, load {before['load_average'][0]:.2f} before",
         f"Python {before['python']}",
+        f"durable rows of ours in {before['data']}" if on_disk else "",
     ]
     return "; ".join(filter(None, parts))
 
 
-def _warn_if_busy(console: Console) -> None:
+def _warn(console: Console, data_dir: Path | None) -> None:
+    """Say what makes the figures worthless; ``data_dir`` is None if nothing is kept there."""
     load = os.getloadavg()[0]
     if load > BUSY_LOAD:
         console.print(
             f"The machine is busy (load average {load:.2f}): these figures mean little.",
             style="yellow",
+        )
+    if data_dir is not None and filesystem(data_dir) == "tmpfs":
+        console.print(
+            f"{data_dir.resolve()} is no disk: choose one with --data-dir.", style="yellow"
         )
 
 
@@ -160,8 +171,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         options, repeat = _options(arguments)
         subjects = _subjects(arguments)
-        _warn_if_busy(errors)
-        before = machine()
+        on_disk = not arguments.only_urls and any(scenario.durable for scenario in scenarios)
+        _warn(errors, arguments.data_dir if on_disk else None)
+        before = machine(arguments.data_dir)
         runs = _run_with_progress(errors, scenarios, subjects, options, repeat)
     except UsageError as error:
         print(f"bench: {error}", file=sys.stderr)
@@ -174,7 +186,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     rows = rows_of(scenarios, runs)
     # What is written to a file is not folded to the width of a terminal.
     output = Console(width=None if sys.stdout.isatty() else FILE_COLUMNS)
-    print_table(output, rows, subjects, _caption(options, repeat, before))
+    print_table(output, rows, subjects, _caption(options, repeat, before, on_disk))
     if arguments.json:
         write_json(arguments.json, before, options, subjects, rows, runs)
     return 1 if any(run.failure for run in runs) else 0

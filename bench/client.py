@@ -150,10 +150,10 @@ class Client:
         """Open a channel."""
         self.call(channel, wire.CHANNEL_OPEN, shortstr(""))
 
-    def declare_queue(self, name: str, passive: bool = False, channel: int = 1) -> int:
-        """Declare a transient queue, or look one up; return how many messages are ready."""
-        arguments = bytes(2) + shortstr(name) + bytes([passive]) + table()
-        payload = self.call(channel, wire.QUEUE_DECLARE, arguments)
+    def declare_queue(self, name: str, passive: bool = False, durable: bool = False) -> int:
+        """Declare a queue, or look one up; return how many messages are ready."""
+        arguments = bytes(2) + shortstr(name) + bytes([passive | durable << 1]) + table()
+        payload = self.call(1, wire.QUEUE_DECLARE, arguments)
         _, at = wire.read_shortstr(payload, 4)
         (ready,) = struct.unpack_from(">I", payload, at)
         return int(ready)

@@ -8,40 +8,22 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 
-from . import wire
+from .backlog import Patience, drain, fill, probing
 from .checks import Confirms, OrderedDeliveries
 from .client import BrokerError, Client
-from .load import PATIENCE_S, Inbox, Publisher, consume, stage
+from .load import Acknowledger, Inbox, Publisher, consume, stage
 from .subjects import Broker, settled_resident_bytes
 from .workload import Workload
 
 LATENCY_RATE = 5000
 """Messages a second of the latency figures."""
-SEND_MESSAGES = 500
-"""Messages that are sent between two looks at the prober."""
 _PLAIN = Workload("figures", "16 B, automatic ack")
 _CONFIRMED = Workload("figures", "16 B, confirms", confirms=True)
-_EXCHANGE, _PROBE = "bench", "bench.probe"
+_EXCHANGE = "bench"
 
 
 class NotApplicable(Exception):
     """The figure cannot be had of this broker; the text says why."""
-
-
-class Patience:
-    """Ends a wait for something that no longer goes on."""
-
-    def __init__(self) -> None:
-        self._count = -1
-        self._since = 0.0
-
-    def check(self, count: int) -> None:
-        """Raise `BrokerError` if ``count`` is the same for `PATIENCE_S`."""
-        now = time.perf_counter()
-        if count != self._count:
-            self._count, self._since = count, now
-        elif now > self._since + PATIENCE_S:
-            raise BrokerError(f"nothing moved for {PATIENCE_S:.0f} s after {count} messages")
 
 
 def latency(broker: Broker, seconds: float) -> tuple[float, ...]:
@@ -50,36 +32,63 @@ def latency(broker: Broker, seconds: float) -> tuple[float, ...]:
     Messages are due by the clock, whatever the broker does: if it stops, those that wait count with
     their whole wait. The first tenth is left out.
     """
-    total = int(seconds * LATENCY_RATE)
-    with stage(broker.url, _PLAIN) as (_, sender, receiver):
-        consume(receiver, _PLAIN)
+    delivered, _ = _on_schedule(broker, _PLAIN, int(seconds * LATENCY_RATE))
+    return _percentiles(delivered, 0.5, 0.99, 1.0)
+
+
+def persistent_latency(broker: Broker, workload: Workload, seconds: float) -> tuple[float, ...]:
+    """As `latency`, with confirms and acks; then to the confirm: median, 99th percentile."""
+    delivered, confirmed = _on_schedule(broker, workload, int(seconds * LATENCY_RATE))
+    return _percentiles(delivered, 0.5, 0.99, 1.0) + _percentiles(confirmed, 0.5, 0.99)
+
+
+def _percentiles(waits: Sequence[float], *parts: float) -> tuple[float, ...]:
+    """Milliseconds that these parts of the waits do not exceed, but for the first tenth of them."""
+    ordered = sorted(waits[len(waits) // 10 :])
+    return tuple(1000 * ordered[int(part * (len(ordered) - 1))] for part in parts)
+
+
+def _on_schedule(broker: Broker, workload: Workload, total: int) -> tuple[list[float], list[float]]:
+    """Seconds that each of ``total`` messages took to its delivery, and to its confirm.
+
+    Never sleeps, since timers wake late.
+    """
+    with stage(broker.url, workload) as (_, sender, receiver):
+        consume(receiver, workload)
         sender.socket.setblocking(False)
         receiver.socket.setblocking(False)
-        waits = _on_schedule(Publisher(sender.socket, _PLAIN), Inbox(receiver.socket), total)
-    waits = sorted(waits[total // 10 :])
-    return tuple(1000 * waits[int(part * (len(waits) - 1))] for part in (0.5, 0.99, 1.0))
+        publisher, confirms = Publisher(sender.socket, workload), Confirms()
+        deliveries, acknowledger = OrderedDeliveries(workload), Acknowledger(workload)
+        inbox, confirm_inbox = Inbox(receiver.socket), Inbox(sender.socket)
+        patience, clock = Patience(), time.perf_counter
+        delivered: list[float] = []
+        confirmed: list[float] = []
+        start = clock()
+        while len(delivered) < total or (workload.confirms and len(confirmed) < total):
+            due = min(total, int((clock() - start) * LATENCY_RATE) + 1)
+            if publisher.published < due or not publisher.between_messages:
+                publisher.send(due - publisher.published)
+            inbox.used(deliveries.feed(inbox.receive()))
+            _note(delivered, deliveries.delivered, clock() - start)
+            if acks := acknowledger.acks(deliveries.delivered, last=False):
+                receiver.socket.send(acks)
+            if workload.confirms:
+                octets = confirm_inbox.receive()
+                confirm_inbox.used(confirms.feed(octets, publisher.published + 1))
+                _note(confirmed, confirms.confirmed, clock() - start)
+            patience.check(deliveries.delivered + confirms.confirmed)
+    return delivered, confirmed
 
 
-def _on_schedule(publisher: Publisher, inbox: Inbox, total: int) -> list[float]:
-    """Seconds that each of ``total`` messages took. Never sleeps, since timers wake late."""
-    deliveries, patience, clock = OrderedDeliveries(_PLAIN), Patience(), time.perf_counter
-    waits: list[float] = []
-    start = clock()
-    while deliveries.delivered < total:
-        due = min(total, int((clock() - start) * LATENCY_RATE) + 1)
-        if publisher.published < due or not publisher.between_messages:
-            publisher.send(due - publisher.published)
-        inbox.used(deliveries.feed(inbox.receive()))
-        elapsed = clock() - start
-        for number in range(len(waits), deliveries.delivered):
-            waits.append(elapsed - number / LATENCY_RATE)
-        patience.check(deliveries.delivered)
-    return waits
+def _note(waits: list[float], count: int, elapsed_s: float) -> None:
+    """All up to message ``count`` have arrived by now; note how long after they were due."""
+    for number in range(len(waits), count):
+        waits.append(elapsed_s - number / LATENCY_RATE)
 
 
 def connection_memory(broker: Broker, count: int) -> tuple[float, ...]:
     """KiB that one more idle connection with one channel costs."""
-    pid = _pid(broker)
+    pid = process_of(broker)
     _allow_files(count + 200)
     with ExitStack() as connections:
 
@@ -93,16 +102,16 @@ def connection_memory(broker: Broker, count: int) -> tuple[float, ...]:
         return ((settled_resident_bytes(pid) - before) / count / 1024,)
 
 
-def queue_memory(broker: Broker, count: int) -> tuple[float, ...]:
-    """KiB that one more empty transient queue costs."""
-    pid = _pid(broker)
+def queue_memory(broker: Broker, count: int, durable: bool) -> tuple[float, ...]:
+    """KiB that one more empty queue costs."""
+    pid = process_of(broker)
     names = [f"bench.{i:06}" for i in range(count + 20)]
     with _queues(broker, names) as client:
         for name in names[:20]:
-            client.declare_queue(name)
+            client.declare_queue(name, durable=durable)
         before = settled_resident_bytes(pid)
         for name in names[20:]:
-            client.declare_queue(name)
+            client.declare_queue(name, durable=durable)
         return ((settled_resident_bytes(pid) - before) / count / 1024,)
 
 
@@ -121,7 +130,8 @@ def _queues(broker: Broker, names: Sequence[str]) -> Iterator[Client]:
                 cleaner.delete_queue(name)
 
 
-def _pid(broker: Broker) -> int:
+def process_of(broker: Broker) -> int:
+    """The broker's process id. Raises `NotApplicable`."""
     if broker.pid is None:
         raise NotApplicable("give its process id with --pid")
     return broker.pid
@@ -158,41 +168,14 @@ def declarations(broker: Broker, count: int) -> tuple[float, ...]:
     return tenth / (marks[1] - marks[0]), tenth / (marks[-1] - marks[-2])
 
 
-class Prober:
-    """Asks for its own queue again and again, and notes the longest wait for an answer."""
-
-    def __init__(self, client: Client) -> None:
-        client.declare_queue(_PROBE)
-        client.socket.setblocking(False)
-        self._inbox = Inbox(client.socket)
-        arguments = bytes(2) + wire.shortstr(_PROBE) + b"\x01" + wire.table()
-        self._question = wire.method(1, wire.QUEUE_DECLARE, arguments)
-        self._asked_at = 0.0
-        self._longest = 0.0
-        self._ask()
-
-    def _ask(self) -> None:
-        self._asked_at = time.perf_counter()
-        self._inbox.socket.send(self._question)
-
-    def look(self) -> None:
-        """If the answer is there, ask again."""
-        octets = self._inbox.receive()
-        whole = wire.read_frame(octets)
-        wait = time.perf_counter() - self._asked_at
-        if whole:
-            if wire.which_method(whole[2]) != (50, 11):
-                raise BrokerError(f"the prober received {whole[2]!r}")
-            self._longest = max(self._longest, wait)
-            self._inbox.used(whole[3])
-            self._ask()
-        elif wait > PATIENCE_S:
-            raise BrokerError(f"the prober waited over {PATIENCE_S:.0f} s")
-
-    def longest(self) -> float:
-        """The longest wait since the last call, in milliseconds."""
-        longest, self._longest = self._longest, 0.0
-        return 1000 * longest
+def durable_declarations(broker: Broker, count: int) -> tuple[float, ...]:
+    """Durable queues declared one after another, a second."""
+    names = [f"bench.{i:06}" for i in range(count)]
+    with _queues(broker, names) as client:
+        start = time.perf_counter()
+        for name in names:
+            client.declare_queue(name, durable=True)
+        return (count / (time.perf_counter() - start),)
 
 
 def stops(broker: Broker, count: int) -> tuple[float, ...]:
@@ -200,33 +183,8 @@ def stops(broker: Broker, count: int) -> tuple[float, ...]:
 
     First while ``count`` messages pile up in memory, then while they are drained.
     """
-    with stage(broker.url, _CONFIRMED) as (_, sender, receiver), _queues(broker, [_PROBE]) as asker:
-        prober = Prober(asker)
-        sender.socket.setblocking(False)
-        _fill(sender, count, prober)
+    with stage(broker.url, _CONFIRMED) as (_, sender, receiver), probing(broker.url) as prober:
+        fill(sender, _CONFIRMED, count, count, prober)
         filling = prober.longest()
-        consume(receiver, _CONFIRMED)
-        _drain(receiver, count, prober)
+        drain(receiver, _CONFIRMED, count, prober)
         return filling, prober.longest()
-
-
-def _fill(sender: Client, count: int, prober: Prober) -> None:
-    """Publish until ``count`` messages are confirmed."""
-    publisher, inbox = Publisher(sender.socket, _CONFIRMED), Inbox(sender.socket)
-    confirms, patience = Confirms(), Patience()
-    while confirms.confirmed < count:
-        publisher.send(min(SEND_MESSAGES, count - publisher.published))
-        inbox.used(confirms.feed(inbox.receive(), publisher.published + 1))
-        prober.look()
-        patience.check(confirms.confirmed)
-
-
-def _drain(receiver: Client, count: int, prober: Prober) -> None:
-    """Receive ``count`` messages."""
-    deliveries, inbox, patience = OrderedDeliveries(_CONFIRMED), Inbox(receiver.socket), Patience()
-    deliveries.feed(memoryview(receiver.unread()))
-    receiver.socket.setblocking(False)
-    while deliveries.delivered < count:
-        inbox.used(deliveries.feed(inbox.receive()))
-        prober.look()
-        patience.check(deliveries.delivered)

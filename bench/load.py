@@ -315,7 +315,7 @@ def measure(
 def prepare(director: Client, workload: Workload) -> None:
     """Declare what the workload needs."""
     for queue in range(workload.queues):
-        director.declare_queue(workload.queue(queue))
+        director.declare_queue(workload.queue(queue), durable=workload.durable)
     if workload.exchange:
         director.declare_exchange(workload.exchange, workload.exchange_type)
     if workload.exchange_type == "fanout":

@@ -31,9 +31,8 @@ def rows_of(scenarios: Sequence[Scenario], runs: Sequence[Run]) -> list[Row]:
 
 def verdict(row: Row, names: Sequence[str]) -> str:
     """What may be concluded from a row: empty, or why not all of it counts."""
-    ceiling = row.values(CEILING)
     failed = [r for r in row.runs if r.failure]
-    bound = [name for name in names if generator_bound(row.values(name), ceiling)]
+    bound = [name for name in names if generator_bound(row.values(name), row.ceiling)]
     if failed:
         return f"failed: {failed[0].subject}: {failed[0].failure}"
     if bound:
@@ -44,8 +43,7 @@ def verdict(row: Row, names: Sequence[str]) -> str:
 def ratios(row: Row, names: Sequence[str]) -> list[float | None]:
     """The first subject against each other one; None where a side was not measured."""
     first, *others = (
-        [] if generator_bound(row.values(name), row.values(CEILING)) else row.values(name)
-        for name in names
+        [] if generator_bound(row.values(name), row.ceiling) else row.values(name) for name in names
     )
     return [ratio(first, other) for other in others]
 
@@ -90,27 +88,40 @@ def print_table(
         table.add_column(f"{names[0]}\n/ {other}", justify="right")
     table.add_column("generator's\nceiling", justify="right", style="dim", no_wrap=True)
     table.add_column("", style="yellow")
+    said = ""
     for row in rows:
-        figure = row.scenario.figures[row.index]
-        ceiling = row.values(CEILING)
+        figure, ceiling = row.figure, row.ceiling
+        above, said = said, verdict(row, names)
         table.add_row(
             figure.title,
             f"{figure.unit} {figure.arrow}",
             *(_cell(row.values(name)) for name in names),
             *("–" if value is None else f"{value:.2f}" for value in ratios(row, names)),
             number(Summary.of(ceiling).median) if ceiling else "",
-            verdict(row, names) if row.index == 0 else "",
+            said if row.index == 0 or said != above else "",
         )
     console.print(table)
 
 
-def machine() -> dict[str, Any]:
-    """Where and when the figures are from."""
+def filesystem(folder: Path) -> str:
+    """The type of the file system that a folder is on; empty if the machine does not say."""
+    try:
+        lines = Path("/proc/self/mounts").read_text().splitlines()
+    except FileNotFoundError:
+        return ""
+    mounts = {point: kind for _, point, kind, *_ in map(str.split, lines)}
+    here = folder.resolve()
+    return next((mounts[str(p)] for p in (here, *here.parents) if str(p) in mounts), "")
+
+
+def machine(data_dir: Path) -> dict[str, Any]:
+    """Where and when the figures are from; ``data_dir`` is where our broker keeps its data."""
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpus": os.cpu_count(),
+        "data": f"{data_dir.resolve()} ({filesystem(data_dir) or 'unknown file system'})",
         "load_average": os.getloadavg(),
     }
 
@@ -138,7 +149,7 @@ def write_json(
 
 
 def _row_report(row: Row, names: Sequence[str]) -> dict[str, Any]:
-    figure = row.scenario.figures[row.index]
+    figure = row.figure
     columns = {name: row.values(name) for name in [*names, CEILING]}
     return {
         "scenario": row.scenario.name,

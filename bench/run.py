@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from .checks import Mismatch
 from .client import BrokerError
 from .figures import NotApplicable
-from .scenarios import Options, Scenario
+from .scenarios import Figure, Options, Scenario
 from .sink import running_sink
 from .subjects import Broker, Subject
 
@@ -21,7 +21,7 @@ class Run:
     scenario: str
     subject: str
     repeat: int
-    values: tuple[float, ...] = ()
+    values: tuple[float | None, ...] = ()
     failure: str = ""
     """Why there are no values, if the broker is to blame."""
     not_applicable: str = ""
@@ -37,8 +37,19 @@ class Row:
     runs: list[Run] = field(default_factory=list)
 
     def values(self, subject: str) -> list[float]:
-        """The figure in all runs of a subject that succeeded."""
-        return [r.values[self.index] for r in self.runs if r.subject == subject and r.values]
+        """The figure in all runs of a subject that yielded it."""
+        values = (r.values[self.index] for r in self.runs if r.subject == subject and r.values)
+        return [value for value in values if value is not None]
+
+    @property
+    def ceiling(self) -> list[float]:
+        """What the generator reaches by itself; empty unless the figure is a rate."""
+        return self.values(CEILING) if self.figure.is_rate else []
+
+    @property
+    def figure(self) -> Figure:
+        """What the row shows."""
+        return self.scenario.figures[self.index]
 
     def reason(self, subject: str) -> str:
         """Why a subject has no value; empty if it has one or has not run."""
@@ -76,7 +87,7 @@ def run_all(
 
 def _run(scenario: Scenario, subject: Subject, options: Options, turn: int) -> Run:
     try:
-        with subject.broker() as broker:
+        with subject.broker(scenario.durable) as broker:
             values = scenario.measure(broker, options)
     except (BrokerError, Mismatch) as error:
         return Run(scenario.name, subject.name, turn, failure=str(error))

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from . import figures
+from . import durable, figures
 from .load import measure
 from .subjects import Broker
 from .workload import ACK_EVERY, Workload
@@ -32,9 +32,14 @@ class Figure:
     unit: str
 
     @property
+    def is_rate(self) -> bool:
+        """Whether more is better."""
+        return self.unit.endswith("/s")
+
+    @property
     def arrow(self) -> str:
-        """Up if more is better, as it is of rates; else down."""
-        return "↑" if self.unit.endswith("/s") else "↓"
+        """Up if more is better, else down."""
+        return "↑" if self.is_rate else "↓"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +48,12 @@ class Scenario:
 
     name: str
     figures: tuple[Figure, ...]
-    measure: Callable[[Broker, Options], tuple[float, ...]]
-    """Raises `BrokerError`, `Mismatch`, `NotApplicable`."""
+    measure: Callable[[Broker, Options], tuple[float | None, ...]]
+    """None for a figure that cannot be had. Raises `BrokerError`, `Mismatch`, `NotApplicable`."""
     workload: Workload | None = None
     """What the sink answers to; None if the generator cannot be what limits it."""
+    durable: bool = False
+    """Whether our broker has a data directory; else it keeps everything in memory."""
     repeated: bool = True
     """False where a second run in the same broker would measure what the first has left."""
 
@@ -56,7 +63,38 @@ def _throughput(workload: Workload) -> Scenario:
         result = measure(broker.url, workload, options.warm_up_s, options.seconds, options.window)
         return (result.rate,)
 
-    return Scenario(workload.name, (Figure(workload.title, "msg/s"),), run, workload)
+    title = Figure(workload.title, "msg/s")
+    return Scenario(workload.name, (title,), run, workload, workload.durable)
+
+
+def _backlog(workload: Workload, count: int, repeated: bool = True) -> Scenario:
+    title = workload.title
+    return Scenario(
+        workload.name,
+        (
+            Figure(f"{title}: publish", "msg/s"),
+            Figure("… longest stop meanwhile", "ms"),
+            Figure("… memory with them", "MiB"),
+            Figure("… drain", "msg/s"),
+            Figure("… slowest tenth", "msg/s"),
+            Figure("… longest stop meanwhile", "ms"),
+            Figure("… memory afterwards", "MiB"),
+        ),
+        lambda broker, options: durable.backlog(
+            broker, workload, options.count(count), options.window
+        ),
+        workload,
+        durable=True,
+        repeated=repeated,
+    )
+
+
+def _restart_figures(title: str) -> tuple[Figure, ...]:
+    return (
+        Figure(f"{title}: start after kill -9", "s"),
+        Figure("… end by SIGTERM", "s"),
+        Figure("… start after that", "s"),
+    )
 
 
 THROUGHPUT = (
@@ -82,6 +120,20 @@ THROUGHPUT = (
         "topic-10000", "16 B, new keys, 10000 bindings", exchange_type="topic", bindings=10000
     ),
 )
+PERSISTENT = Workload(
+    "persistent",
+    "1 KiB persistent, confirms and acks",
+    body_bytes=(1024,),
+    acks="multiple",
+    confirms=True,
+    durable=True,
+)
+BACKLOG = Workload(
+    "backlog", "1 M × 1 KiB persistent", body_bytes=(1024,), confirms=True, durable=True
+)
+SMALL_BACKLOG = Workload("small-backlog", "10 M × 16 B persistent", confirms=True, durable=True)
+WITH_SINK = (*THROUGHPUT, PERSISTENT, BACKLOG, SMALL_BACKLOG)
+"""What a sink can answer to."""
 
 SCENARIOS = (
     Scenario(
@@ -93,7 +145,14 @@ SCENARIOS = (
     Scenario(
         "queue-memory",
         (Figure("memory of an empty queue", "KiB"),),
-        lambda broker, options: figures.queue_memory(broker, options.count(10000)),
+        lambda broker, options: figures.queue_memory(broker, options.count(10000), durable=False),
+        repeated=False,
+    ),
+    Scenario(
+        "durable-queue-memory",
+        (Figure("memory of an empty durable queue", "KiB"),),
+        lambda broker, options: figures.queue_memory(broker, options.count(10000), durable=True),
+        durable=True,
         repeated=False,
     ),
     *(_throughput(workload) for workload in THROUGHPUT),
@@ -120,9 +179,52 @@ SCENARIOS = (
         lambda broker, options: figures.declarations(broker, options.count(10000)),
     ),
     Scenario("start", (Figure("start", "s"),), lambda broker, options: figures.start(broker)),
+    _throughput(PERSISTENT),
+    Scenario(
+        "persistent-latency",
+        (
+            Figure("1 KiB persistent at 5000/s, median", "ms"),
+            Figure("… 99 %", "ms"),
+            Figure("… longest", "ms"),
+            Figure("… to the confirm, median", "ms"),
+            Figure("… to the confirm, 99 %", "ms"),
+        ),
+        lambda broker, options: figures.persistent_latency(broker, PERSISTENT, options.seconds),
+        durable=True,
+    ),
+    _backlog(BACKLOG, 1_000_000),
+    _backlog(SMALL_BACKLOG, 10_000_000, repeated=False),
+    Scenario(
+        "restart",
+        _restart_figures(BACKLOG.title),
+        lambda broker, options: durable.restart(
+            broker, BACKLOG, options.count(1_000_000), options.window
+        ),
+        durable=True,
+    ),
+    Scenario(
+        "restart-queues",
+        _restart_figures("10000 queues, 1 KiB in each"),
+        lambda broker, options: durable.restart_with_queues(
+            broker, BACKLOG, options.count(10000), options.window
+        ),
+        durable=True,
+    ),
+    Scenario(
+        "durable-declarations",
+        (Figure("declare durable queues", "queues/s"),),
+        lambda broker, options: figures.durable_declarations(broker, options.count(2000)),
+        durable=True,
+    ),
+    Scenario(
+        "durable-start",
+        (Figure("start, an empty data directory", "s"),),
+        lambda broker, options: figures.start(broker),
+        durable=True,
+    ),
 )
 
 
 def workload_named(name: str) -> Workload:
-    """The workload of a throughput row. Raises `KeyError`."""
-    return {workload.name: workload for workload in THROUGHPUT}[name]
+    """The workload of a row that a sink can answer to. Raises `KeyError`."""
+    return {workload.name: workload for workload in WITH_SINK}[name]

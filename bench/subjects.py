@@ -6,17 +6,20 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, Protocol
 
 from .client import BrokerError, Client, Url
 
 READY = "amqpbroker ready:"
 OURS = "amqpbroker"
-STOP_TIMEOUT_S = 10.0
-_COMMAND = (sys.executable, "-m", "amqpbroker", "serve", "--memory", "--listen", "127.0.0.1:0")
+STOP_TIMEOUT_S = 60.0
+FATE_S = 0.5
+"""Its connections close a little earlier than a process ends."""
+_COMMAND = (sys.executable, "-m", "amqpbroker", "serve", "--listen", "127.0.0.1:0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +30,11 @@ class Broker:
     pid: int | None = None
     start_s: float | None = None
     """From the start of its process to the end of the first AMQP handshake."""
+    restart: Callable[[signal.Signals], tuple[float, "Broker"]] | None = None
+    """End it by a signal, and start it again on what it has kept; None if it is not ours to.
+
+    Returns the seconds that ending took, and the broker, which may be somewhere else now.
+    """
 
 
 class Subject(Protocol):
@@ -36,40 +44,63 @@ class Subject(Protocol):
     product: str
     version: str
 
-    def broker(self) -> AbstractContextManager[Broker]:
-        """The broker for one run."""
+    def broker(self, durable: bool = False) -> AbstractContextManager[Broker]:
+        """The broker for one run; if it is to be ``durable``, on a disk."""
 
 
-class OwnBroker:
-    """Our broker, a new process for each run."""
+class OwnNode:
+    """A process of our broker, which can be ended and started again, on a port of its own choice.
 
-    def __init__(self) -> None:
-        self.name = self.product = OURS
-        with self.broker() as broker, Client(broker.url) as client:
-            properties = client.server_properties
-        self.version = str(properties.get("amqpbroker_version", properties.get("version", "")))
+    ``where`` are the arguments that say where it keeps its data.
+    """
 
-    @contextmanager
-    def broker(self) -> Iterator[Broker]:
-        """Start a broker in memory on a free port; end it with SIGTERM."""
+    def __init__(self, where: Sequence[str], log: IO[bytes]) -> None:
+        self._command = (*_COMMAND, *where)
+        self._log = log
+        self._process: subprocess.Popen[str] | None = None
+
+    def start(self) -> Broker:
+        """Start it, and wait until it has shaken hands. Raises `BrokerError`."""
         begun = time.perf_counter()
-        with (
-            tempfile.TemporaryFile() as log,
-            subprocess.Popen(_COMMAND, stdout=subprocess.PIPE, stderr=log, text=True) as process,
-        ):
+        self._process = process = subprocess.Popen(
+            self._command, stdout=subprocess.PIPE, stderr=self._log, text=True
+        )
+        assert process.stdout is not None
+        url = ready_url(process.stdout.readline())
+        Client(url).close()
+        return Broker(url, process.pid, time.perf_counter() - begun, self._restart)
+
+    def _restart(self, how: signal.Signals) -> tuple[float, Broker]:
+        begun = time.perf_counter()
+        self.end(how)
+        return time.perf_counter() - begun, self.start()
+
+    def end(self, how: signal.Signals) -> None:
+        """Send it a signal, and wait until it has ended; kill it if that takes too long."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        with process:
+            process.send_signal(how)
             try:
-                assert process.stdout is not None
-                url = ready_url(process.stdout.readline())
-                Client(url).close()
-                yield Broker(url, process.pid, time.perf_counter() - begun)
-            except BrokerError as error:
-                raise BrokerError(f"{error}{_last_line(log)}") from error
-            finally:
-                process.send_signal(signal.SIGTERM)
-                try:
-                    process.wait(STOP_TIMEOUT_S)
-                except subprocess.TimeoutExpired:
-                    process.kill()
+                process.wait(STOP_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise BrokerError(f"our broker did not end for {STOP_TIMEOUT_S:.0f} s") from None
+
+    def fate(self) -> str:
+        """How it ended, to be added to an error; empty if it runs."""
+        try:
+            status = self._process.wait(FATE_S) if self._process else None
+        except subprocess.TimeoutExpired:
+            status = None
+        return "" if status is None else f"; its process ended with status {status}"
+
+    def __enter__(self) -> "OwnNode":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end(signal.SIGTERM)
 
 
 def _last_line(log: IO[bytes]) -> str:
@@ -77,6 +108,35 @@ def _last_line(log: IO[bytes]) -> str:
     log.seek(0)
     lines = log.read().decode(errors="replace").split("\n")
     return next((f"; it logged: {line}" for line in reversed(lines) if line.strip()), "")
+
+
+class OwnBroker:
+    """Our broker, a new process for each run; durable ones have a folder in ``data_dir``."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self._data_dir = data_dir
+        self.name = self.product = OURS
+        with self.broker() as broker, Client(broker.url) as client:
+            properties = client.server_properties
+        self.version = str(properties.get("amqpbroker_version", properties.get("version", "")))
+
+    @contextmanager
+    def broker(self, durable: bool = False) -> Iterator[Broker]:
+        """Start a broker on a free port; end it with SIGTERM.
+
+        In memory, or ``durable`` on a data directory that is deleted afterwards.
+        """
+        with ExitStack() as stack:
+            where = ["--memory"]
+            if durable:
+                kept = tempfile.TemporaryDirectory(prefix="bench-data-", dir=self._data_dir)
+                where = ["--data-dir", stack.enter_context(kept)]
+            log = stack.enter_context(tempfile.TemporaryFile())
+            node = stack.enter_context(OwnNode(where, log))
+            try:
+                yield node.start()
+            except BrokerError as error:
+                raise BrokerError(f"{error}{node.fate()}{_last_line(log)}") from error
 
 
 def ready_url(line: str) -> Url:
@@ -100,8 +160,8 @@ class RunningBroker:
         self.name = name or self.product
 
     @contextmanager
-    def broker(self) -> Iterator[Broker]:
-        """The broker as it is."""
+    def broker(self, durable: bool = False) -> Iterator[Broker]:
+        """The broker as it is; all of these are taken to be durable."""
         yield Broker(self._url, self.pid)
 
 
@@ -135,3 +195,16 @@ def settled_resident_bytes(pid: int) -> int:
         if abs(held - before) * 1000 <= held:
             break
     return held
+
+
+def helpers_bytes(pid: int) -> int:
+    """Memory that the processes hold which a process has started, and those that they have."""
+    shown = subprocess.run(
+        ["ps", "-A", "-o", "ppid=,pid=,rss="], capture_output=True, text=True, check=True
+    )
+    rows = [tuple(map(int, line.split())) for line in shown.stdout.splitlines()]
+    parents, held = {pid}, 0
+    while children := [(child, rss) for parent, child, rss in rows if parent in parents]:
+        parents = {child for child, _ in children}
+        held += sum(rss for _, rss in children)
+    return held * 1024

@@ -33,8 +33,10 @@ QOS, CONSUME, PUBLISH, DELIVER, ACK, NACK = (
 )
 CONFIRM_SELECT = (85, 10)
 
-MESSAGE_ID_FLAG = 1 << 7
-"""The property flag of message-id."""
+DELIVERY_MODE_FLAG, MESSAGE_ID_FLAG = 1 << 12, 1 << 7
+"""The property flags of delivery-mode and message-id."""
+PERSISTENT = b"\x02"
+"""The delivery mode of a message that outlives its broker."""
 
 _FRAME = struct.Struct(">BHI")
 _METHOD = struct.Struct(">HH")
@@ -95,11 +97,14 @@ def which_method(payload: bytes) -> Method:
     return class_id, method_id
 
 
-def content_header(body_bytes: int, message_id: str = "") -> bytes:
-    """A header payload: no property but a message-id, and that only if there is one."""
-    if not message_id:
-        return _CONTENT.pack(60, 0, body_bytes, 0)
-    return _CONTENT.pack(60, 0, body_bytes, MESSAGE_ID_FLAG) + shortstr(message_id)
+def content_header(body_bytes: int, message_id: str = "", persistent: bool = False) -> bytes:
+    """A header payload: no property but delivery mode and message-id, and these only if given."""
+    flags, properties = 0, b""
+    if persistent:
+        flags, properties = DELIVERY_MODE_FLAG, PERSISTENT
+    if message_id:
+        flags, properties = flags | MESSAGE_ID_FLAG, properties + shortstr(message_id)
+    return _CONTENT.pack(60, 0, body_bytes, flags) + properties
 
 
 def content(channel: int, header: bytes, body: bytes, frame_max: int) -> bytes:

@@ -48,6 +48,10 @@ class Workload:
     """``none``: automatic; ``multiple``: every `ACK_EVERY` messages; ``single``: each message."""
     confirms: bool = False
     message_ids: bool = False
+    durable: bool = False
+    """Durable queues and persistent messages."""
+    redelivered: bool = False
+    """What deliveries must say: after a crash, that the message may have been delivered before."""
     consumer_channel: int = 1
     consumer_frame_max: int = 131072
 
@@ -84,7 +88,7 @@ class Workload:
     def header(self, slot: int) -> bytes:
         """The content header's payload."""
         size = self.body_bytes[slot % len(self.body_bytes)]
-        return content_header(size, _NO_NUMBER if self.message_ids else "")
+        return content_header(size, _NO_NUMBER if self.message_ids else "", self.durable)
 
     def body(self, slot: int) -> bytes:
         """A body with the number 0."""
@@ -178,7 +182,8 @@ def delivery(workload: Workload, slot: int, queue: int) -> bytes:
     """The frames that deliver message ``slot`` of a block from ``queue``; the tag is 0."""
     channel = workload.consumer_channel
     names = shortstr(workload.exchange) + shortstr(workload.routing_key(slot))
-    arguments = shortstr(workload.queue(queue)) + bytes(8) + bytes(1) + names
+    flag = bytes([workload.redelivered])
+    arguments = shortstr(workload.queue(queue)) + bytes(8) + flag + names
     body = content(channel, workload.header(slot), workload.body(slot), workload.consumer_frame_max)
     return method(channel, DELIVER, arguments) + body
 
@@ -192,9 +197,10 @@ def _content_at(workload: Workload, command: bytes) -> tuple[int, list[int]]:
     texts = []
     if workload.exchange_type == "topic":
         texts.append(command.rindex(_NO_NUMBER.encode()))
+    header = workload.header(0)
     if workload.message_ids:
-        texts.append(len(command) + 7 + 14 + 1)
-    return len(command) + len(workload.header(0)) + 8 + 7, texts
+        texts.append(len(command) + 7 + header.rindex(_NO_NUMBER.encode()))
+    return len(command) + len(header) + 8 + 7, texts
 
 
 def publish_block(workload: Workload) -> Block:

@@ -59,6 +59,7 @@ def test_anything_but_the_ready_line_is_an_error():
         (["--repeat", "many"], "--repeat"),
         (["--nonsense"], "--nonsense"),
         (["--pid", "7"], "NAME=PID"),
+        (["--data-dir", "/nowhere"], "--data-dir /nowhere is no folder"),
     ],
 )
 def test_bad_usage_is_one_line_and_status_64(arguments: list[str], text: str, capsys):

@@ -3,12 +3,14 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import pytest
+
 from bench.checks import Mismatch
 from bench.client import Url
 from bench.figures import NotApplicable
 from bench.report import rows_of
 from bench.run import count_runs, run_all
-from bench.scenarios import Figure, Options, Scenario
+from bench.scenarios import SCENARIOS, Figure, Options, Scenario
 from bench.subjects import Broker
 
 
@@ -21,7 +23,8 @@ class Fake:
         self.name, self.port = name, port
 
     @contextmanager
-    def broker(self) -> Iterator[Broker]:
+    def broker(self, durable: bool = False) -> Iterator[Broker]:
+        self.was_durable = durable
         yield Broker(Url("localhost", self.port))
 
 
@@ -64,3 +67,26 @@ def test_a_figure_that_cannot_be_had_is_no_failure():
     (run,) = run_all([TWICE], [Fake("other", 14)], Options(), 1, ignore)
     assert not run.failure
     assert rows_of([TWICE], [run])[0].reason("other") == "no process id"
+
+
+def test_a_figure_of_several_may_be_missing():
+    figures = (Figure("rate", "msg/s"), Figure("memory", "MiB"))
+    both = Scenario("both", figures, lambda broker, options: (7.0, None))
+    runs = list(run_all([both], [Fake("other", 1)], Options(), 2, ignore))
+    rate, memory = rows_of([both], runs)
+    assert rate.values("other") == [7.0, 7.0]
+    assert memory.values("other") == []
+
+
+@pytest.mark.parametrize("durable", [False, True])
+def test_a_durable_scenario_is_measured_on_a_disk(durable: bool):
+    subject = Fake("a", 1)
+    scenario = Scenario("row", (Figure("row", "ms"),), measure, durable=durable)
+    list(run_all([scenario], [subject], Options(), 1, ignore))
+    assert subject.was_durable == durable
+
+
+def test_restarts_are_for_our_own_broker_only():
+    restart = [s for s in SCENARIOS if s.name.startswith("restart")]
+    runs = list(run_all(restart, [Fake("other", 1)], Options(), 1, ignore))
+    assert [run.not_applicable for run in runs] == ["it is not ours to restart"] * 2

@@ -46,6 +46,13 @@ def test_a_row_far_from_the_ceiling_has_a_ratio_and_nothing_to_add():
     assert ratios(good, ["ours", "theirs"]) == [5.5]
 
 
+def test_only_rates_have_a_ceiling():
+    backlog = next(s for s in SCENARIOS if s.name == "backlog")
+    values = tuple(float(i) for i in range(1, 1 + len(backlog.figures)))
+    rows = rows_of([backlog], [Run("backlog", CEILING, 0, values)])
+    assert [bool(row.ceiling) for row in rows] == [row.figure.unit == "msg/s" for row in rows]
+
+
 def test_one_failed_run_fails_its_row():
     runs = [Run("auto-ack", "ours", 0, (1.0,)), Run("auto-ack", "ours", 1, failure="lost 7")]
     assert verdict(rows_of([AUTO_ACK], runs)[0], ["ours"]) == "failed: ours: lost 7"

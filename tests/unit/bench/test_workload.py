@@ -1,13 +1,15 @@
 """The frames that the generator sends, held against pamqp."""
 
+from dataclasses import replace
+
 import pytest
 from pamqp import body, commands, frame, header
 
-from bench.scenarios import THROUGHPUT, workload_named
+from bench.scenarios import WITH_SINK, workload_named
 from bench.wire import octets_of, read_frame, read_table
 from bench.workload import Block, Workload, delivery_block, delivery_layout, publish_block
 
-SMALL = [w for w in THROUGHPUT if w.bindings < 10000]
+SMALL = [w for w in WITH_SINK if w.bindings < 10000]
 
 
 def frames_of(octets: bytes) -> list[tuple[int, object]]:
@@ -36,6 +38,7 @@ def test_a_publish_is_method_header_and_body_with_the_number_of_the_message(work
         assert isinstance(properties, header.ContentHeader)
         text = b"".join(b.value for _, b in bodies if isinstance(b, body.ContentBody))
         assert properties.body_size == len(text)
+        assert properties.properties.delivery_mode == (2 if workload.durable else None)
         assert len(text) == workload.body_bytes[(number - 1) % len(workload.body_bytes)]
         assert text[:8] == number.to_bytes(8, "big")
 
@@ -73,6 +76,17 @@ def test_every_message_of_two_blocks_has_a_message_id_of_its_own():
         block.advance()
     assert ids == {f"{n:016x}" for n in (1, 256, block.messages, block.messages + 1,
                                         block.messages + 256, 2 * block.messages)}  # fmt: skip
+
+
+def test_a_message_id_is_found_behind_a_delivery_mode():
+    block = publish_block(replace(workload_named("message-ids"), durable=True))
+    properties = frames_of(message(block, 7))[1][1].properties
+    assert (properties.delivery_mode, properties.message_id) == (2, f"{7:016x}")
+
+
+def test_deliveries_after_a_crash_are_foreseen_as_redelivered():
+    block = delivery_block(replace(workload_named("backlog"), redelivered=True))
+    assert frames_of(message(block, 1))[0][1].redelivered
 
 
 def test_messages_go_to_a_thousand_queues_in_turn_also_across_blocks():

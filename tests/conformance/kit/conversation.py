@@ -72,8 +72,8 @@ class Conversation:
         self.links[name] = link
         return link
 
-    def _open_link(self, name: str, channel: int) -> Link:
-        """The connection, made when it is first spoken of; so with its channels."""
+    def _open_link(self, name: str) -> Link:
+        """The connection, made when it is first spoken of."""
         link = self.links.get(name)
         if link is None:
             link = self._link(name)
@@ -89,7 +89,7 @@ class Conversation:
         elif step.name == "socket":
             self._link(step.connection, **named)
         elif step.name == "send":
-            self._open_link(step.connection, 0).send_bytes(b"".join(args))
+            self._open_link(step.connection).send_bytes(b"".join(args))
         elif step.name == "drop":
             self.links[step.connection].stream.drop()
         else:
@@ -98,17 +98,22 @@ class Conversation:
     # -- out -----------------------------------------------------------------------------------
 
     def _send(self, step: Send) -> None:
-        link = self._open_link(step.connection, step.channel)
-        opened = link.open_channels
-        if opened is not None and step.channel and step.channel not in opened:
-            opened.add(step.channel)
-            if step.name != "channel.open":
-                link.open_channel(step.channel, self._driver.patience_s)
+        link = self._open_link(step.connection)
+        self._see_to_channel(link, step)
         args, named = self._evaluate(step.args)
         if step.name in ("queue.declare", "exchange.declare"):
             kind = step.name.partition(".")[0]
             self.declared[kind, named.get(kind, "").translate({10: None, 13: None})] = None
         link.send(step.channel, step.name, args, named)
+
+    def _see_to_channel(self, link: Link, step: Send) -> None:
+        """A channel is opened when it is first spoken on, unless the script sees to that."""
+        opened = link.open_channels
+        if opened is None or step.channel == 0 or step.channel in opened:
+            return
+        opened.add(step.channel)
+        if step.name != "channel.open":
+            link.open_channel(step.channel, self._driver.patience_s)
 
     def _evaluate(self, args: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
         names = Names(self._variables)
@@ -118,7 +123,7 @@ class Conversation:
     # -- in ------------------------------------------------------------------------------------
 
     def _expect(self, step: Expect) -> None:
-        link = self._open_link(step.connection, step.channel)
+        link = self._open_link(step.connection)
         args, named = self._evaluate(step.args)
         if step.name == "nothing":
             self._expect_nothing(link, step.channel)

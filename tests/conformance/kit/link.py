@@ -49,7 +49,7 @@ class Link:
         self.frame_max = 131072
         self.pieces = 0
         """Octets that are sent at once; 0, all there are."""
-        self.reader = Reader()
+        self._reader = Reader()
         self._name = name
         self._note = note
         self._due = ""
@@ -98,7 +98,7 @@ class Link:
     def pull(self, patience_s: float) -> bool:
         """Take what has come, or comes in time; whether that was anything."""
         data = self.stream.receive(patience_s)
-        for item in self.reader.feed(data):
+        for item in self._reader.feed(data):
             if item.name == "heartbeat":
                 self.heartbeats += 1
                 continue

@@ -89,11 +89,6 @@ class Script:
         """How lists of scripts name it."""
         return f"{self.file}: {self.title}"
 
-    @property
-    def needs_operator(self) -> bool:
-        """Whether it says things that no client can."""
-        return any(isinstance(step, Ctl) for step in self.steps)
-
 
 def parse(text: str, file: str) -> list[Script]:
     """The scripts in ``text``. Raises `ScriptError`."""

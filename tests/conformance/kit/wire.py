@@ -295,10 +295,9 @@ class _Content:
 
 
 class Reader:
-    """Octets to items; ``frame_bytes_max`` is the largest frame that came."""
+    """Octets to items."""
 
     def __init__(self) -> None:
-        self.frame_bytes_max = 0
         self._data = b""
         self._contents: dict[int, _Content] = {}
 
@@ -314,7 +313,6 @@ class Reader:
             if end > len(self._data):
                 return
             payload, self._data = self._data[7 : end - 1], self._data[end:]
-            self.frame_bytes_max = max(self.frame_bytes_max, end)
             item = self._take(kind, channel, payload)
             if item is not None:
                 yield item

@@ -19,7 +19,14 @@ from amqpbroker.broker.channel import Channel
 from amqpbroker.broker.deadlines import Deadline
 from amqpbroker.broker.vhost import VHost
 from amqpbroker.definitions import UserDefinition
-from amqpbroker.errors import ConnectionForced, HardError, InternalError, NotAllowed, SoftError
+from amqpbroker.errors import (
+    ConnectionForced,
+    DiskFailure,
+    HardError,
+    InternalError,
+    NotAllowed,
+    SoftError,
+)
 from amqpbroker.protocol.connection import Connection, State
 from amqpbroker.protocol.events import (
     ChannelEvent,
@@ -174,8 +181,11 @@ class Session:
     def _answer_fault(self, channel: Channel | None, index: int, error: Exception) -> None:
         """Every fault ends here: a soft error closes the channel, a hard one the connection.
 
-        Anything else is a bug: the connection is closed with 541, and the log has the traceback.
+        A disk that failed stops the node. Anything else is a bug: the connection is closed with
+        541, and the log has the traceback.
         """
+        if isinstance(error, DiskFailure):
+            raise error
         if isinstance(error, SoftError) and channel is not None:
             log.info("channel %d of %s: %s", channel.number, self.host, error.reply_text)
             self.close_channel(channel)

@@ -13,9 +13,10 @@ from amqpbroker.cluster.catalog import Catalog
 from amqpbroker.cluster.coordinator import EmbeddedCoordinator
 from amqpbroker.cluster.records import decode_change
 from amqpbroker.definitions import QueueDefinition
-from amqpbroker.errors import DataError, DefinitionError, DiskFailure
+from amqpbroker.errors import DataError, DefinitionError
+from amqpbroker.storage.faults import disk_failure, is_full
 from amqpbroker.storage.log import Log
-from amqpbroker.storage.store import Store
+from amqpbroker.storage.store import WAITING_BYTES_MAX, Store
 from amqpbroker.world import Disk
 
 log = logging.getLogger(__name__)
@@ -30,14 +31,14 @@ class Keeping:
         self._store = store
         self._catalog = catalog
         self._lot = trio.lowlevel.ParkingLot()
-        self._renew_lot = trio.lowlevel.ParkingLot()
+        self._work_lot = trio.lowlevel.ParkingLot()
         self._stopping = False
         self._stopped = trio.Event()
 
     @classmethod
     async def open(cls, disk: Disk, folder: str, name: str) -> "Keeping":
         """Open the data directory of the node ``name``. Raises `DataError`."""
-        store = await Store.open(disk, folder, name)
+        store = await Store.open(disk, folder, name, WAITING_BYTES_MAX)
         catalog = Catalog()
         try:
             for line in store.definitions:
@@ -45,6 +46,7 @@ class Keeping:
         except DefinitionError as error:
             store.close()
             raise DataError(f"the data directory {folder} cannot be read: {error}") from error
+        catalog.newest_log_id = max(catalog.newest_log_id, store.newest_log_id)
         return cls(store, catalog)
 
     @property
@@ -55,10 +57,10 @@ class Keeping:
     @property
     def is_full(self) -> bool:
         """Whether something waits for room on the disk."""
-        return self._store.wal.is_full
+        return self._store.is_full
 
     def free_bytes(self) -> int:
-        """What can still be written."""
+        """What can still be written. Raises `DiskFailure`."""
         return self._store.free_bytes()
 
     def open_log(self, definition: QueueDefinition) -> Log:
@@ -69,7 +71,10 @@ class Keeping:
         return self._store.open_transient_log()
 
     def begin(self, broker: Broker) -> None:
-        """Give the broker what was kept; from now on, keep what it decides."""
+        """Give the broker what was kept; from now on, keep what it decides.
+
+        Raises `DiskFailure`.
+        """
         log_ids = set()
         for change in self._catalog.changes():
             broker.apply(change)
@@ -81,61 +86,65 @@ class Keeping:
         wal = self._store.wal
         wal.all_definitions = self._catalog.text
         wal.on_gathered = self._wake
+        self._store.on_work(self._wake_worker)
         broker.coordinator = EmbeddedCoordinator(broker.apply, self._catalog, wal)
 
     def _wake(self) -> None:
         self._lot.unpark_all()
+
+    def _wake_worker(self) -> None:
+        self._work_lot.unpark_all()
 
     async def run(self, broker: Broker) -> None:
         """Commit what gathers, until `stop`. Raises `DiskFailure`."""
         wal = self._store.wal
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._renew)
+                nursery.start_soon(self._work_off, broker)
                 while not self._stopping:
                     if not wal.has_gathered:
                         await self._lot.park()
                         continue
                     if wal.is_due:
                         await wal.begin_anew()
-                        self._renew_lot.unpark_all()
                     await wal.commit()
+                    if wal.has_stale:
+                        self._wake_worker()
                     broker.turn.end_batch()
                     if wal.is_full:
                         broker.set_alarm("disk", True)
                         await trio.sleep(_FULL_DISK_RETRY_S)
                 nursery.cancel_scope.cancel()
         except* OSError as group:
-            raise _failure(group.exceptions[0]) from group
+            raise disk_failure(group.exceptions[0]) from group
         self._stopped.set()
 
-    async def _renew(self) -> None:
-        """Have the logs get ready for a write-ahead log that has begun anew, beside the commits."""
-        wal = self._store.wal
+    async def _work_off(self, broker: Broker) -> None:
+        """Do what is to be done beside the commits."""
         while True:
-            if wal.has_stale:
-                await wal.renew()
-                await trio.lowlevel.checkpoint()
+            if not await self._store.work_off():
+                await self._work_lot.park()
+            elif self._store.is_full:
+                broker.set_alarm("disk", True)
+                await trio.sleep(_FULL_DISK_RETRY_S)
             else:
-                await self._renew_lot.park()
+                await trio.lowlevel.checkpoint()
 
     async def stop(self) -> None:
-        """Keep everything that was told, and say where the queues stand. Raises `DiskFailure`."""
+        """Keep everything that was told, and say where the queues stand.
+
+        Without room for it the directory stays as a crash would leave it. Raises `DiskFailure`.
+        """
         self._stopping = True
         self._wake()
         await self._stopped.wait()
         try:
             await self._store.stop()
         except OSError as error:
-            raise _failure(error) from error
+            if not is_full(error):
+                raise disk_failure(error) from error
+            log.warning("the disk is full: what was not confirmed is not kept")
 
     def close(self) -> None:
         """Let go of the directory as it is."""
         self._store.close()
-
-
-def _failure(error: BaseException) -> DiskFailure:
-    return DiskFailure(
-        f"the disk has failed: {error}. The node stops, since nobody knows what was written;"
-        " what was confirmed before is safe. See to the disk, then start the node again"
-    )

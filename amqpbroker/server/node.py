@@ -77,8 +77,8 @@ class Node:
 
     @asynccontextmanager
     async def _run(self) -> AsyncIterator[None]:
-        await self._open_data()
         try:
+            await self._open_data()
             self._listener = listener = await self._listen(*self.config.listen)
             async with trio.open_nursery() as self._nursery:
                 try:

@@ -13,7 +13,7 @@ residue that is not worth a file and is said again. What was told since the jour
 
 import struct
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import attrs
 
@@ -47,7 +47,10 @@ class Journal(ABC):
 
     @abstractmethod
     def forget(self, log: "DiskLog") -> None:
-        """The log is deleted: nothing that it has told matters any more."""
+        """The log is deleted: nothing that it has told matters any more.
+
+        `DiskLog.erase` is called when that is kept.
+        """
 
 
 @attrs.define
@@ -56,6 +59,12 @@ class Waiting:
 
     bytes_max: int
     bytes: int = 0
+    is_full: bool = False
+    """Whether the disk had no room for a chunk."""
+    short: dict["DiskLog", None] = attrs.Factory(dict)
+    """Logs with chunks in memory that ought to lie in segments: `DiskLog.relieve` tries again."""
+    on_short: Callable[[], None] = attrs.field(default=lambda: None)
+    """Called when a log comes to be short of room."""
 
 
 @attrs.frozen
@@ -207,15 +216,38 @@ class DiskLog(MemoryLog):
     def _keep_waiting(self, chunk: Chunk) -> None:
         """A full chunk waits: in memory while there is room, else in a segment."""
         size = len(chunk.packed) or sum(map(len, chunk.raws))
-        if self._waiting.bytes + size <= self._waiting.bytes_max or self._read_end > chunk.base:
-            chunk.weight_bytes = size
-            self._waiting.bytes += size
-        else:
-            self._put_away(chunk)
+        waiting = self._waiting
+        fits = waiting.bytes + size <= waiting.bytes_max or self._read_end > chunk.base
+        if not fits and self._put_away(chunk):
             self._drop(chunk)
+            return
+        chunk.weight_bytes = size
+        waiting.bytes += size
+        if not fits:
+            waiting.short[self] = None
+            waiting.on_short()
 
-    def _put_away(self, chunk: Chunk) -> None:
-        """Write a chunk to a segment; it stays in memory."""
+    def relieve(self) -> None:
+        """Put chunks into segments for which there was no room, if they still are too many.
+
+        A few milliseconds' work.
+        """
+        waiting = self._waiting
+        size = 0
+        for chunk in self._chunks.values():
+            if waiting.bytes <= waiting.bytes_max:
+                break
+            if chunk.weight_bytes and chunk.base >= self._read_end:
+                size += chunk.weight_bytes
+                if size > _PUT_AWAY_BYTES_MAX or not (chunk.place or self._put_away(chunk)):
+                    return
+                self._drop(chunk)
+        del waiting.short[self]
+        if not waiting.short:
+            waiting.is_full = False
+
+    def _put_away(self, chunk: Chunk) -> bool:
+        """Write a chunk to a segment; it stays in memory. False if the disk is full."""
         base, count, origins = chunk.base, chunk.count, chunk.origins
         if chunk.offsets is not None and chunk.gone is None:
             pieces = encode_packed_image(base, origins, chunk.offsets, chunk.packed)
@@ -230,6 +262,8 @@ class DiskLog(MemoryLog):
             pieces = encode_image(base, origins, raws, gone)
         transient = sum(not origin.traits.persistent for origin in origins)
         chunk.place = self._segments.store(pieces, base, count, len(origins), transient)
+        self._waiting.is_full = chunk.place is None
+        return chunk.place is not None
 
     def _drop(self, chunk: Chunk) -> None:
         """Let a chunk that lies in a segment leave memory."""
@@ -285,9 +319,20 @@ class DiskLog(MemoryLog):
     def delete(self) -> None:
         for chunk in self._chunks.values():
             self._lighten(chunk)
-        if self._journal is not None:
+        self._waiting.short.pop(self, None)
+        self._empty, self._empty_before = [], []
+        if self._journal is None:
+            self.erase()
+        else:
             self._journal.forget(self)
+
+    def erase(self) -> None:
+        """It is kept that the log is deleted: nothing on disk is needed any more."""
         self._segments.remove_all()
+
+    def close(self) -> None:
+        """End the use of all files, none of them being synced."""
+        self._segments.close()
 
     # -- saying where it stands ----------------------------------------------------------------
 
@@ -307,10 +352,15 @@ class DiskLog(MemoryLog):
                 return
             yield chunk
 
+    @property
+    def lacks_room(self) -> bool:
+        """Whether the disk had no room for the last chunk of any log."""
+        return self._waiting.is_full
+
     def put_some_away(self) -> bool:
         """Put old chunks into segments, unless all of them are a small residue.
 
-        A few milliseconds' work; whether there is more. Raises `OSError`.
+        A few milliseconds' work; whether there is more, perhaps for want of room.
         """
         apart = [chunk for chunk in self._old_chunks() if chunk.place is None]
         if sum(map(_weight, apart)) <= RESIDUE_BYTES_MAX:
@@ -319,7 +369,8 @@ class DiskLog(MemoryLog):
         for chunk in apart:
             if chunk is not self._last:
                 size += _weight(chunk)
-                self._put_away(chunk)
+                if not self._put_away(chunk):
+                    return True
             if size >= _PUT_AWAY_BYTES_MAX:
                 return True
         return False

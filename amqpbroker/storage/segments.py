@@ -11,6 +11,7 @@ from zlib import crc32
 
 import attrs
 
+from amqpbroker.storage.faults import is_full, must_work
 from amqpbroker.storage.format import FORMAT_VERSION, FormatError, Image, decode_image
 from amqpbroker.world import Disk, File
 
@@ -76,17 +77,26 @@ class Segments:
 
     # -- writing -------------------------------------------------------------------------------
 
+    @must_work()
     def store(
         self, pieces: list[bytes], first: int, count: int, live: int, transient: int
-    ) -> Place:
-        """Write the image of a chunk. It lasts once `sync` has returned."""
+    ) -> Place | None:
+        """Write the image of a chunk. It lasts once `sync` has returned.
+
+        None if the disk is full: it lies nowhere then. Raises `DiskFailure`.
+        """
         image = b"".join(pieces)
-        file = self._file_to_write()
         checksum = crc32(image)
         head = _CHUNK_HEAD.pack(_CHUNK_MARK, first, count, live, transient, len(image), checksum)
-        offset = file.size_bytes + _CHUNK_HEAD_BYTES
+        try:
+            file = self._file_to_write()
+            offset = file.size_bytes + _CHUNK_HEAD_BYTES
+            _append_whole(file, b"".join((head, _CHECKSUM.pack(crc32(head)), image)))
+        except OSError as error:
+            if not is_full(error):
+                raise
+            return None
         place = Place(self._number, offset, len(image), checksum, transient)
-        file.append(b"".join((head, _CHECKSUM.pack(crc32(head)), image)))
         self._dirty.add(self._number)
         self._chunks[self._number] = self._chunks.get(self._number, 0) + 1
         return place
@@ -100,9 +110,15 @@ class Segments:
         if not self._folder_there:
             self._disk.make_folder(self.folder)
             self._folder_there = True
+        path = self._path(self._number + 1)
+        file = self._disk.open(path, create=True)
+        try:
+            file.append(_FILE_HEAD.pack(_FILE_MARK, FORMAT_VERSION))
+        except OSError:
+            file.close()
+            self._disk.remove(path)
+            raise
         self._number += 1
-        file = self._disk.open(self._path(self._number), create=True)
-        file.append(_FILE_HEAD.pack(_FILE_MARK, FORMAT_VERSION))
         self._open[self._number] = file
         self._is_writing = self._folder_unsynced = True
         return file
@@ -131,6 +147,8 @@ class Segments:
         if self._folder_unsynced:
             self._folder_unsynced = False
             await self._disk.sync_folder(self.folder.rpartition("/")[0])
+            if self._is_gone:
+                return
             await self._disk.sync_folder(self.folder)
         for number in sorted(self._dirty):
             if number not in self._dirty:
@@ -147,15 +165,16 @@ class Segments:
             if self._is_gone:
                 self.remove_all()
                 return
-            if not self._chunks.get(number) and not self._is_written(number):
+            if not self._chunks.get(number):
                 self._remove(number)
             else:
                 self._close_if_done(number)
 
     # -- reading -------------------------------------------------------------------------------
 
+    @must_work()
     def load(self, place: Place) -> Image:
-        """The messages of a chunk. Raises `FormatError` if it is damaged, or `OSError`."""
+        """The messages of a chunk. Raises `FormatError` if it is damaged, or `DiskFailure`."""
         data = self._file_to_read(place.segment).read(place.offset, place.size)
         if len(data) != place.size or crc32(data) != place.checksum:
             raise FormatError(
@@ -183,14 +202,20 @@ class Segments:
         """A chunk that was found at the start holds live messages."""
         self._chunks[place.segment] = self._chunks.get(place.segment, 0) + 1
 
+    @must_work()
     def release(self, place: Place) -> None:
-        """A chunk holds no live message any more; its segment goes with the last such."""
+        """A chunk holds no live message any more; its segment goes with the last such.
+
+        Raises `DiskFailure`.
+        """
         number = place.segment
         self._chunks[number] -= 1
-        if not self._chunks[number] and not self._is_written(number) and number != self._syncing:
+        if not self._chunks[number] and number != self._syncing:
             self._remove(number)
 
     def _remove(self, number: int) -> None:
+        if self._is_written(number):
+            self._is_writing = False
         self._chunks.pop(number, None)
         self._dirty.discard(number)
         self._synced_bytes.pop(number, None)
@@ -209,8 +234,12 @@ class Segments:
         self._dirty.clear()
         self._is_writing = False
 
+    @must_work()
     def remove_all(self) -> None:
-        """The log is deleted, and its files with it, once none is being synced."""
+        """The log is deleted, and its files with it, once none is being synced.
+
+        Raises `DiskFailure`.
+        """
         self._is_gone = True
         if self._syncing is None:
             self.close()
@@ -219,6 +248,17 @@ class Segments:
 
     def _path(self, number: int) -> str:
         return segment_path(self.folder, number)
+
+
+def _append_whole(file: File, data: bytes) -> None:
+    """Append all of it, or nothing if the disk is full."""
+    start = file.size_bytes
+    try:
+        file.append(data)
+    except OSError as error:
+        if is_full(error):
+            file.truncate(start)
+        raise
 
 
 def segment_path(folder: str, number: int) -> str:

@@ -9,11 +9,14 @@ DIR/queues/ID/    segments of the log with that id
 import json
 import logging
 import posixpath
+from collections.abc import Callable
+from weakref import WeakSet
 
 import attrs
 
 from amqpbroker.errors import DataError
 from amqpbroker.storage.disk_log import DiskLog, LogState, Waiting
+from amqpbroker.storage.faults import must_work
 from amqpbroker.storage.format import FORMAT_VERSION, FormatError
 from amqpbroker.storage.recovery import Damage, Kept, Recovered, recover
 from amqpbroker.storage.segments import (
@@ -38,7 +41,13 @@ class Store:
     """
 
     def __init__(
-        self, disk: Disk, folder: str, lock: File, recovered: Recovered, waiting_bytes_max: int
+        self,
+        disk: Disk,
+        folder: str,
+        lock: File,
+        recovered: Recovered,
+        newest_log_id: int,
+        waiting_bytes_max: int,
     ) -> None:
         self.damages: list[Damage] = recovered.damages
         self.definitions: list[bytes] = recovered.definitions
@@ -52,6 +61,10 @@ class Store:
         self._recovered = recovered
         self._waiting = Waiting(waiting_bytes_max)
         self._transient_count = 0
+        self._is_starting = True
+        self._logs: WeakSet[DiskLog] = WeakSet()
+        self.newest_log_id = newest_log_id
+        """No log that has left a trace has a higher id."""
 
     @classmethod
     async def open(
@@ -69,6 +82,8 @@ class Store:
                 recovered = recover(disk, f"{folder}/wal")
                 if recovered.torn is not None:
                     await _cut(disk, *recovered.torn)
+                names = disk.names(f"{folder}/queues")
+                ids = recovered.logs.keys() | {int(name) for name in names if name.isdecimal()}
             except BaseException:
                 lock.close()
                 raise
@@ -79,22 +94,24 @@ class Store:
                 f"cannot use the data directory {folder}: {error.strerror or error};"
                 " see to its rights and to the disk, or choose another with --data-dir"
             ) from error
-        return cls(disk, folder, lock, recovered, waiting_bytes_max)
+        return cls(disk, folder, lock, recovered, max(ids, default=0), waiting_bytes_max)
 
+    @must_work()
     def open_log(self, log_id: int, is_async: bool = False) -> DiskLog:
         """The log with that id, with what was kept of it; a new one, if nothing was.
 
-        ``is_async``: its messages are committed before they are synced.
+        ``is_async``: its messages are committed before they are synced. Raises `DiskFailure`.
         """
         kept = self._recovered.logs.pop(log_id, None)
         folder = self._queue_folder(str(log_id))
-        numbers = segment_numbers(self._disk, folder)
+        numbers = segment_numbers(self._disk, folder) if self._is_starting else []
         state = LogState(0, 0, 0, []) if kept is None else kept.state(self._recovered.clean)
         needed = {chunk.place.segment for chunk in state.chunks}
         for number in set(numbers) - needed:
             self._disk.remove(segment_path(folder, number))
         segments = Segments(self._disk, folder, max(numbers, default=0), bool(numbers))
         opened = DiskLog(log_id, segments, self._waiting, self.wal, is_async)
+        self._logs.add(opened)
         if kept is not None:
             state = self._without_missing(log_id, state, needed - set(numbers), kept)
             opened.epoch = kept.epoch
@@ -108,9 +125,11 @@ class Store:
         """A log whose messages end with the node; on disk are only those that wait for long."""
         self._transient_count += 1
         folder = self._queue_folder(f"transient-{self._transient_count}")
-        return DiskLog(
+        opened = DiskLog(
             self._transient_count, Segments(self._disk, folder), self._waiting, journal=None
         )
+        self._logs.add(opened)
+        return opened
 
     def _without_missing(
         self, log_id: int, state: LogState, missing: set[int], kept: Kept
@@ -134,12 +153,41 @@ class Store:
         """Whether no node has ever run on it."""
         return not self.definitions
 
+    @property
+    def is_full(self) -> bool:
+        """Whether something waits for room on the disk."""
+        return self.wal.is_full or self._waiting.is_full
+
+    def on_work(self, call: Callable[[], None]) -> None:
+        """Have ``call`` called when there comes to be work for `work_off`."""
+        self._waiting.on_short = call
+
+    async def work_off(self) -> bool:
+        """Do what is to be done beside the commits: some milliseconds' work; whether it was any.
+
+        Raises `DiskFailure` or `OSError`.
+        """
+        for opened in self._waiting.short:
+            opened.relieve()
+            return True
+        if self.wal.has_stale:
+            await self.wal.renew()
+            return True
+        self._waiting.is_full = False
+        return False
+
+    @must_work()
     def free_bytes(self) -> int:
-        """What can still be written."""
+        """What can still be written. Raises `DiskFailure`."""
         return self._disk.free_bytes(self._folder)
 
+    @must_work()
     def clear_up(self, known: set[int]) -> None:
-        """All ``known`` logs are open; what is on disk of others belongs to nobody any more."""
+        """All ``known`` logs are open; what is on disk of others belongs to nobody any more.
+
+        Raises `DiskFailure`.
+        """
+        self._is_starting = False
         self._recovered.logs.clear()
         for name in self._disk.names(f"{self._folder}/queues"):
             if not name.isdecimal() or int(name) not in known:
@@ -155,6 +203,8 @@ class Store:
 
     def close(self) -> None:
         """Let go of the directory as it is."""
+        for opened in self._logs:
+            opened.close()
         self.wal.close()
         self._lock.close()
 

@@ -21,6 +21,7 @@ import attrs
 
 from amqpbroker.message import Origin
 from amqpbroker.storage.disk_log import DiskLog, Journal
+from amqpbroker.storage.faults import is_full
 from amqpbroker.storage.format import (
     FORMAT_VERSION,
     DirectoryEntry,
@@ -105,6 +106,8 @@ class Wal(Journal):
     def forget(self, log: DiskLog) -> None:
         for logs in (self._gathered, self._spoken_of, self._stale, self._ready):
             logs.pop(log, None)
+        self._wake()
+        self._waiting.append(log.erase)
 
     # -- gathering -----------------------------------------------------------------------------
 
@@ -125,18 +128,21 @@ class Wal(Journal):
 
     def definitions(self, line: bytes, when_kept: Callable[[], None]) -> None:
         """Keep a line that changes definitions; ``when_kept`` is called once it is."""
-        if not self.has_gathered:
-            self.on_gathered()
+        self._wake()
         self._changes.append(line)
         self._waiting.append(when_kept)
 
     def _gather(self, log: DiskLog) -> _Gathered:
         gathered = self._gathered.get(log)
         if gathered is None:
-            if not self.has_gathered:
-                self.on_gathered()
+            self._wake()
             gathered = self._gathered[log] = _Gathered()
         return gathered
+
+    def _wake(self) -> None:
+        """Something is about to gather."""
+        if not self.has_gathered:
+            self.on_gathered()
 
     @property
     def has_gathered(self) -> bool:
@@ -144,6 +150,7 @@ class Wal(Journal):
         return bool(
             self._gathered
             or self._changes
+            or self._waiting
             or self._ready
             or self._stuck is not None
             or (self._old and not self._stale)
@@ -157,8 +164,8 @@ class Wal(Journal):
         Raises `OSError` when the disk fails: the node must stop. If it is full, `is_full` is set,
         and the batch waits for the next call.
         """
-        if self._file is None:
-            await self._begin_file()
+        if self._file is None and not await self._begin_file():
+            return
         is_last = False
         batch = self._stuck
         if batch is None:
@@ -216,7 +223,7 @@ class Wal(Journal):
         try:
             file.append(batch.octets)
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if not is_full(error):
                 raise
             file.truncate(start)
             self._stuck = batch
@@ -232,12 +239,25 @@ class Wal(Journal):
             call()
         return True
 
-    async def _begin_file(self) -> None:
+    async def _begin_file(self) -> bool:
+        """Begin a file; False if there is no room for it."""
         path = f"{self._folder}/{self._number:08}{SUFFIX}"
-        self._file = self._disk.open(path, create=True)
-        self._file.append(FILE_HEAD.pack(FILE_MARK, FORMAT_VERSION))
-        await self._disk.sync_folder(self._folder)
+        file = None
+        try:
+            file = self._disk.open(path, create=True)
+            file.append(FILE_HEAD.pack(FILE_MARK, FORMAT_VERSION))
+        except OSError as error:
+            if file is not None:
+                file.truncate(0)
+                file.close()
+            if not is_full(error):
+                raise
+            self.is_full = True
+            return False
+        self._file = file
         self._says_definitions = True
+        await self._disk.sync_folder(self._folder)
+        return True
 
     # -- beginning anew ------------------------------------------------------------------------
 
@@ -248,10 +268,14 @@ class Wal(Journal):
         return file is not None and file.size_bytes >= WAL_FILE_BYTES_MAX and not self._old
 
     async def begin_anew(self) -> None:
-        """Begin another file, between two commits; `renew` lets the older ones go."""
-        assert self._file is not None
-        self._old.append(self._file.path)
-        self._file.close()
+        """Begin another file, between two commits; `renew` lets the older ones go.
+
+        If the disk is full, the next commit begins it.
+        """
+        file, self._file = self._file, None
+        assert file is not None
+        self._old.append(file.path)
+        file.close()
         self._number += 1
         self._stale, self._spoken_of = self._spoken_of, {}
         for log in self._stale:
@@ -263,13 +287,16 @@ class Wal(Journal):
         """Whether `renew` has something to do."""
         return bool(self._stale)
 
-    async def renew(self) -> None:
+    async def renew(self) -> bool:
         """Have some logs get ready to say where they stand; the next commits say it.
 
-        A few milliseconds' work, beside the commits. Raises `OSError` when the disk fails.
+        A few milliseconds' work, beside the commits. False if there was no room for it. Raises
+        `OSError` when the disk fails.
         """
         for log in list(islice(self._stale, _RENEWED_AT_ONCE)):
             is_ready = not log.put_some_away()
+            if log.lacks_room:
+                return False
             if not log.is_synced:
                 await log.sync_segments()
                 is_ready = False  # What was put away meanwhile is not synced.
@@ -279,6 +306,7 @@ class Wal(Journal):
                 del self._stale[log]
                 self._ready[log] = None
         self.on_gathered()
+        return True
 
     def _take_ready(self) -> list[DiskLog]:
         """The logs that say in the next batch where they stand."""
@@ -301,20 +329,18 @@ class Wal(Journal):
         Raises `OSError` when the disk fails or is full.
         """
         await self._commit_all()
-        if self._file is None:
-            await self._begin_file()
-        await self.begin_anew()
-        while self._stale:
-            await self.renew()
+        if self._file is not None:
+            await self.begin_anew()
         await self._commit_all()
+        if self._file is None and not await self._begin_file():
+            return
         await self._write(self._seal(signs=[_sign(Kind.STOPPED)]))
 
     async def _commit_all(self) -> None:
         while self.has_gathered or self._old:
-            if self._stale:
-                await self.renew()
+            has_room = not self._stale or await self.renew()
             await self.commit()
-            if self.is_full:
+            if self.is_full or not has_room:
                 raise OSError(errno.ENOSPC, "no room to say where the queues stand", self._folder)
 
     def close(self) -> None:

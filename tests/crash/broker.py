@@ -11,11 +11,13 @@ import attrs
 PATIENCE_S = 30
 TINY = """
 from amqpbroker.cli.main import main
+from amqpbroker.server import keeping
 from amqpbroker.storage import disk_log, segments, store, wal
 wal.WAL_FILE_BYTES_MAX = 300_000
 segments.SEGMENT_BYTES_MAX = 100_000
 disk_log.RESIDUE_BYTES_MAX = 10_000
 store.Store.open.__func__.__defaults__ = (200_000,)
+keeping.WAITING_BYTES_MAX = 200_000
 main()
 """
 
@@ -88,8 +90,12 @@ class Broker:
         self.process.terminate()
 
     def end(self) -> int:
-        """Wait until it has ended; the exit status."""
+        """Wait until it has ended; the exit status. Raises `TimeoutExpired`, and kills it then."""
         process, self.process = self.process, None
         assert process is not None
         with process:  # Closes its pipe.
-            return process.wait(PATIENCE_S)
+            try:
+                return process.wait(PATIENCE_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from amqpbroker.testing.disk_shim import DiskShim
-from tests.crash.broker import Broker
+from tests.crash.broker import Broker, DidNotStart
 from tests.crash.runs import run_failing_disk, run_full_disk, run_kills, run_recorded
 
 pytestmark = pytest.mark.slow
@@ -97,23 +97,51 @@ async def test_a_node_whose_sync_fails_ends_and_confirms_nothing_more(
     assert failure.report.is_sound, failure.report
 
 
-async def test_a_node_whose_write_fails_ends_too(watched: Broker, shim: DiskShim) -> None:
+@pytest.mark.parametrize("later", [1, 2, 4, 6])
+async def test_a_node_whose_write_fails_ends_too(
+    watched: Broker, shim: DiskShim, later: int
+) -> None:
+    watched.tiny = True  # So that it may be any file.
     shim.set_flags(record=True)
     failure = await run_failing_disk(
-        watched, shim, lambda: shim.fail_write(shim.writes + 2), lambda: shim.fail_write(0)
+        watched, shim, lambda: shim.fail_write(shim.writes + later), lambda: shim.fail_write(0)
     )
     assert failure.status == 70, failure.last_line
     assert failure.order.early == []
     assert failure.report.is_sound, failure.report
 
 
+@pytest.mark.parametrize("tiny", [False, True], ids=["large files", "small files"])
 @pytest.mark.parametrize("limit_bytes", ["0", "50000000"], ids=["to the last octet", "to a limit"])
 async def test_while_the_disk_is_full_consumers_go_on_and_publishers_wait(
-    watched: Broker, shim: DiskShim, limit_bytes: str
+    watched: Broker, shim: DiskShim, limit_bytes: str, tiny: bool
 ) -> None:
+    watched.tiny = tiny
     watched.environment["AMQPBROKER_DISK_FREE_LIMIT_BYTES"] = limit_bytes
     room_bytes = 200_000 + int(limit_bytes) // 2
     full = await run_full_disk(watched, shim, room_bytes, killed=False)
     assert full.report.is_sound, full.report
     assert full.consumed > 100
     assert full.blocked > 0
+
+
+async def test_a_node_that_starts_on_a_full_disk_goes_on_when_there_is_room(
+    watched: Broker, shim: DiskShim
+) -> None:
+    watched.environment["AMQPBROKER_DISK_FREE_LIMIT_BYTES"] = "0"
+    full = await run_full_disk(watched, shim, 200_000, killed=True)
+    assert full.report.is_sound, full.report
+
+
+def test_a_new_node_on_a_full_disk_says_so_and_starts_when_there_is_room(
+    watched: Broker, shim: DiskShim
+) -> None:
+    shim.room_bytes = 0
+    with pytest.raises(DidNotStart) as refused:
+        watched.start()
+    status, words = refused.value.args
+    assert status == 1
+    assert "No space left on device" in words
+    assert len(words.splitlines()) == 1
+    shim.room_bytes = -1
+    watched.start()

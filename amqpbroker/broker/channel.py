@@ -61,6 +61,11 @@ class Channel:
         self.publisher = Publisher(self)
         self.transaction: Transaction | None = None
         self.unsettled = Unsettled()
+        self.unsettled_count = 0
+        """Deliveries to consumers that take room in the channel's prefetch.
+
+        What was asked for (basic.get) does not; what is settled in a transaction does until commit.
+        """
         self.next_tag = 1
         """The delivery tag that the next delivery bears."""
         self.prefetch = 0
@@ -221,12 +226,6 @@ class Channel:
         session = self.session
         return session.connection.outbox_bytes + session.unsent_bytes > self._outbox_bytes_max
 
-    @property
-    def unsettled_count(self) -> int:
-        """Deliveries that take room in the channel's prefetch."""
-        count = self.unsettled.count
-        return count if self.transaction is None else count + self.transaction.settled_count
-
     def resume_consumers(self) -> None:
         """Credit may have come back: who has some takes its turn again."""
         if self.prefetch and self.unsettled_count >= self.prefetch:
@@ -279,6 +278,7 @@ class Channel:
             consumer = run.consumer
             if isinstance(consumer, ChannelConsumer):
                 consumer.unsettled -= len(run.indexes)
+                self.unsettled_count -= len(run.indexes)
                 if consumer in self.parked_consumers:
                     if consumer.credit > 0:
                         del self.parked_consumers[consumer]

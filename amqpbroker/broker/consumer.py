@@ -114,6 +114,7 @@ class ChannelConsumer(Consumer):
         if not self.no_ack:
             self._channel.unsettled.add(Delivered(tag, indexes, queue, self))
             self.unsettled += len(indexes)
+            self._channel.unsettled_count += len(indexes)
 
     def park(self) -> None:
         self._channel.parked_consumers[self] = None

@@ -47,8 +47,6 @@ class Transaction:
         self._published: deque[Outgoing] = deque()
         self._settled: deque[tuple[Delivered, Outcome]] = deque()
         self._commit: Pending[None] | None = None
-        self.settled_count = 0
-        """Deliveries that are settled, but not committed."""
 
     def publish(self, outgoing: Outgoing) -> None:
         """Keep messages until commit; direct replies wait for none (RabbitMQ).
@@ -69,9 +67,7 @@ class Transaction:
 
     def settle(self, taken: list[Delivered], outcome: Outcome) -> None:
         """Keep what becomes of deliveries until commit."""
-        for run in taken:
-            self._settled.append((run, outcome))
-            self.settled_count += len(run.indexes)
+        self._settled += [(run, outcome) for run in taken]
 
     def commit(self) -> Pending[None]:
         """Begin to carry all out; the answer comes when it is committed everywhere."""
@@ -91,7 +87,6 @@ class Transaction:
             work += outgoing.work
         while self._settled and work < work_max:
             run, outcome = self._settled.popleft()
-            self.settled_count -= len(run.indexes)
             channel.settle_runs([run], outcome)
             work += len(run.indexes)
         if self._published or self._settled:
@@ -113,4 +108,3 @@ class Transaction:
         self._bytes = 0
         self._channel.unsettled.restore([run for run, _ in self._settled])
         self._settled.clear()
-        self.settled_count = 0

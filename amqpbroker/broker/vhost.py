@@ -293,7 +293,8 @@ def check_not_default(exchange: str) -> None:
 def check_exchange_type(name: str) -> None:
     """Raise `PreconditionFailed` if there is no such type of exchange."""
     if name not in EXCHANGE_TYPES:
-        raise PreconditionFailed(f"unknown exchange type '{name}'")
+        wrong = "unknown" if name else "invalid"  # RabbitMQ happens to know the empty word.
+        raise PreconditionFailed(f"{wrong} exchange type '{name}'")
 
 
 def exchange_argument(arguments: Arguments, name: str, what: str) -> str | None:

@@ -4,7 +4,6 @@ They run in this process, against a broker of their own; with ``--against URL`` 
 the broker there, and are held against what RabbitMQ does (``differences.toml``).
 """
 
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,8 +26,6 @@ class Setting:
 
     driver: Socket | None
     differences: Differences
-    pending: dict[str, str]
-    fulfilled: list[str] = attrs.Factory(list)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -41,10 +38,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     against = config.getoption("--against", None)
     driver = Socket(against, config.getoption("--ctl")) if against else None
-    pending = HERE / "pending.toml"
-    known = tomllib.loads(pending.read_text()) if pending.exists() else {}
-    waits = {entry["script"]: entry["waits_for"] for entry in known.get("pending", [])}
-    config.stash[_stash] = Setting(driver, load_differences(HERE / "differences.toml"), waits)
+    config.stash[_stash] = Setting(driver, load_differences(HERE / "differences.toml"))
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
@@ -60,11 +54,6 @@ def against(request: pytest.FixtureRequest) -> Iterator[Socket | None]:
     yield driver
     if driver is not None:
         driver.clean_up()
-
-
-def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    for script in config.stash[_stash].fulfilled:
-        terminalreporter.write_line(f"pending.toml: this script passes, take it out: {script}")
 
 
 class ScriptFile(pytest.File):
@@ -89,8 +78,6 @@ class ScriptItem(pytest.Item):
         setting = self.config.stash[_stash]
         if setting.driver is not None:
             self._compare(setting.driver, setting.differences)
-        elif self.script.id in setting.pending:
-            self._try(setting)
         else:
             run_in_process(self.script)
 
@@ -108,13 +95,6 @@ class ScriptItem(pytest.Item):
         except Parted:
             return
         pytest.fail("differences.toml: both do the same by now; take it out", pytrace=False)
-
-    def _try(self, setting: Setting) -> None:
-        try:
-            run_in_process(self.script)
-        except Exception:
-            pytest.xfail(f"waits for {setting.pending[self.script.id]}")
-        setting.fulfilled.append(self.script.id)
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
         if isinstance(excinfo.value, Parted):

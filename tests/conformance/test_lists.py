@@ -41,12 +41,6 @@ def test_every_wording_is_in_a_script(scripts: dict[str, Script]) -> None:
         assert any(re.search(wording.ours, text) for text in expected), wording
 
 
-def test_what_is_pending_is_a_script(scripts: dict[str, Script]) -> None:
-    pending = HERE / "pending.toml"
-    entries = tomllib.loads(pending.read_text())["pending"] if pending.exists() else []
-    assert {entry["script"] for entry in entries} <= scripts.keys()
-
-
 def test_every_row_has_a_script_or_a_reason(scripts: dict[str, Script]) -> None:
     rows = tomllib.loads((HERE / "rows.toml").read_text())
     named = {row for script in scripts.values() for row in script.rows}

@@ -150,7 +150,8 @@ class ClassicQueue(Queue):
             self._rota.pass_over(consumer)
             return 0
         indexes, batch, redelivered = self._take(min(left, credit))
-        self._deliver(consumer, indexes, batch, redelivered)
+        if indexes:
+            self._deliver(consumer, indexes, batch, redelivered)
         return len(indexes)
 
     def _serve_all(self, left: int) -> int:
@@ -160,14 +161,24 @@ class ClassicQueue(Queue):
             return 0
         share = min(rounds, left // len(takers)) * len(takers)
         indexes, batch, redelivered = self._take(share)
-        self._share_out(takers, indexes, batch, redelivered)
+        if indexes:
+            self._share_out(takers, indexes, batch, redelivered)
         return len(indexes)
 
     def _take(self, limit: int) -> tuple[range, Batch, bool]:
-        """Up to ``limit`` of the messages that wait, as many as lie together."""
+        """Up to ``limit`` of the messages that wait, as many as lie together.
+
+        None, if the first are damaged: they are gone then.
+        """
         indexes, redelivered = self._ready.take(self._log.readable, limit)
         batch = self._log.read(indexes)
         count = len(batch.raws)
+        if not count:
+            lost = len(batch.origins)
+            self._log.settle(indexes[:lost])
+            if lost < len(indexes):
+                self._ready.put_back(indexes[lost:], redelivered)
+            return range(0), batch, redelivered
         if self._expiry is not None:
             count = self._expiry.deliverable(batch.origins)
             del batch.origins[count:], batch.raws[count:]
@@ -212,12 +223,13 @@ class ClassicQueue(Queue):
 
     def get(self, no_ack: bool) -> Got | None:
         self.touch()
-        self._drop_expired()
         log = self._log
-        if not self._ready.count(log.readable):
-            return None
-        indexes, redelivered = self._ready.take(log.readable, 1)
-        batch = log.read(indexes)
+        indexes = range(0)
+        while not indexes:
+            self._drop_expired()
+            if not self._ready.count(log.readable):
+                return None
+            indexes, batch, redelivered = self._take(1)
         if no_ack:
             log.settle(indexes)
         else:

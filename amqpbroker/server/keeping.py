@@ -17,7 +17,7 @@ from amqpbroker.errors import DataError, DefinitionError
 from amqpbroker.storage.faults import disk_failure, is_full
 from amqpbroker.storage.log import Log
 from amqpbroker.storage.store import WAITING_BYTES_MAX, Store
-from amqpbroker.world import Disk
+from amqpbroker.world import World
 
 log = logging.getLogger(__name__)
 
@@ -36,9 +36,10 @@ class Keeping:
         self._stopped = trio.Event()
 
     @classmethod
-    async def open(cls, disk: Disk, folder: str, name: str) -> "Keeping":
+    async def open(cls, world: World, folder: str, name: str) -> "Keeping":
         """Open the data directory of the node ``name``. Raises `DataError`."""
-        store = await Store.open(disk, folder, name, WAITING_BYTES_MAX)
+        salt = world.random.getrandbits(32)
+        store = await Store.open(world.disk, folder, name, WAITING_BYTES_MAX, salt)
         catalog = Catalog()
         try:
             for line in store.definitions:
@@ -67,7 +68,11 @@ class Keeping:
         """The log of a queue."""
         if definition.log_id:
             is_async = definition.arguments.get("x-flush") == "async"
-            return self._store.open_log(definition.log_id, is_async)
+            opened = self._store.open_log(definition.log_id, is_async)
+            if opened.damaged_count:
+                lost = opened.damaged_count
+                log.error("%s: %d messages are damaged and lost", definition.title, lost)
+            return opened
         return self._store.open_transient_log()
 
     def begin(self, broker: Broker) -> None:
@@ -82,7 +87,7 @@ class Keeping:
                 log_ids.add(change.definition.log_id)
         self._store.clear_up(log_ids)
         for damage in self._store.damages:
-            log.error("%s is damaged at %d: %s", damage.path, damage.offset, damage.what)
+            log.error("%s", damage)
         wal = self._store.wal
         wal.all_definitions = self._catalog.text
         wal.on_gathered = self._wake

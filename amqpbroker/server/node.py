@@ -105,7 +105,7 @@ class Node:
         config = self.config
         if not config.memory:
             folder = config.data_dir or f"amqpbroker-data/{config.name}"
-            self._keeping = await Keeping.open(self.world.disk, folder, config.name)
+            self._keeping = await Keeping.open(self.world, folder, config.name)
             self._keeping.begin(self.broker)
         if self._keeping is None or self._keeping.is_new:
             self.broker.boot(config.default_user, config.default_pass)

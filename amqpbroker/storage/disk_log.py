@@ -11,13 +11,15 @@ residue that is not worth a file and is said again. What was told since the jour
 (`renew`) need not be said again.
 """
 
+import logging
 import struct
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 
 import attrs
 
-from amqpbroker.message import Origin
+from amqpbroker.message import Origin, Traits
+from amqpbroker.storage.faults import Damage
 from amqpbroker.storage.format import FormatError, encode_image, encode_packed_image
 from amqpbroker.storage.log import CHUNK_MAX, Chunk, MemoryLog
 from amqpbroker.storage.segments import Place, Segments
@@ -27,6 +29,10 @@ _PUT_AWAY_BYTES_MAX = 2 * 1024 * 1024
 RESIDUE_BYTES_MAX = 1024 * 1024
 """Messages of one log that are said again when the journal begins anew, rather than put away."""
 
+log = logging.getLogger(__name__)
+
+_UNKNOWN = Origin("", "", b"\0\0", 0, 0, Traits(persistent=True))
+"""Of messages that are damaged."""
 _STATE_HEAD = struct.Struct("<QQQI")
 """Renewed end, end, index behind the last that was read, chunks in segments."""
 _STATE_CHUNK = struct.Struct("<QIIIIIIIB")
@@ -58,6 +64,8 @@ class Waiting:
     """What chunks that wait in memory occupy, over all logs of a node."""
 
     bytes_max: int
+    damages: list[Damage] = attrs.Factory(list)
+    """What logs have found to be damaged."""
     bytes: int = 0
     is_full: bool = False
     """Whether the disk had no room for a chunk."""
@@ -171,6 +179,8 @@ class DiskLog(MemoryLog):
         self._waiting = waiting
         self._journal = journal
         self._is_async = is_async
+        self.damaged_count = 0
+        """Messages that were damaged, and are lost."""
         self._has_persistent = False
         self._uncommitted = False
         self._loaded: Chunk | None = None
@@ -283,13 +293,27 @@ class DiskLog(MemoryLog):
         if loaded is not None and loaded.place is not None and loaded.live:
             self._drop(loaded)
         assert chunk.place is not None
-        image = self._segments.load(chunk.place)
+        try:
+            image = self._segments.load(chunk.place)
+        except FormatError as error:
+            self._give_up(chunk, chunk.place, str(error))
+            return
         raws: list[bytes] = [b""] * chunk.count
         origins = [image.origins[0]] * chunk.count
         for index, origin, raw in zip(image.indexes, image.origins, image.raws, strict=True):
             raws[index - chunk.base] = raw
             origins[index - chunk.base] = origin
         chunk.raws, chunk.origins = raws, origins
+
+    def _give_up(self, chunk: Chunk, place: Place, what: str) -> None:
+        """The messages of a chunk are damaged: what is read of it has no octets."""
+        self._loaded = None
+        chunk.origins = [_UNKNOWN] * chunk.count
+        self.damaged_count += chunk.live
+        path = self._segments.path(place)
+        damage = Damage(path, place.offset, what, self.log_id, chunk.live)
+        self._waiting.damages.append(damage)
+        log.error("%s", damage)
 
     def origins(self, indexes: range) -> list[Origin]:
         chunk = self._chunk_of(indexes[0])

@@ -4,7 +4,27 @@ import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import attrs
+
 from amqpbroker.errors import DiskFailure
+
+
+@attrs.frozen
+class Damage:
+    """A place in a file that is not what was written there.
+
+    ``messages`` of the log ``log_id`` are lost, at most; 0: none, or it is not known which.
+    """
+
+    path: str
+    offset: int
+    what: str
+    log_id: int = 0
+    messages: int = 0
+
+    def __str__(self) -> str:
+        lost = f"; {self.messages} messages at most are lost" if self.messages else ""
+        return f"{self.path} is damaged at {self.offset}: {self.what}{lost}"
 
 
 def is_full(error: OSError) -> bool:

@@ -4,11 +4,18 @@ An *image* holds messages of one log: the index of the first, which of those beh
 what they share (runs of one `Origin`), their sizes, their octets. The write-ahead log carries
 images as they are published, segments carry those that wait for long.
 
+A *file* begins with a head: what it is, in which version, and a salt that goes into the checksums
+of its batches' headers. So nothing that a client has sent, whatever it looks like, is ever taken
+for a batch.
+
 A *batch* is what is written and synced at once: a header with a checksum of its own, a directory of
 the messages within, and records with a checksum each. A reader can therefore tell what a damaged
 record has taken along, and go on behind it. ``synced_to`` in the header is the number of the last
 batch that was known to be synced when this one was written: damage up to there is damage; beyond,
 it may be the end of what a crash let through.
+
+A head whose checksum fits when one bit is flipped back is taken as that: the bit was flipped.
+What changes definitions is said twice in its batch.
 
 All numbers are little-endian. Whatever cannot be decoded raises `FormatError`.
 """
@@ -32,6 +39,8 @@ _PERSISTENT = 1
 _SPARSE = 1
 _SIZE_BYTES = 4
 
+_FILE_HEAD = struct.Struct("<4sII")
+"""Mark, version, salt."""
 _IMAGE_HEAD = struct.Struct("<QIIHB")
 """First index, indexes, messages that are there, runs, flags."""
 _RUN_HEAD = struct.Struct("<IBBHIqH")
@@ -46,10 +55,59 @@ _CHECKSUM = struct.Struct("<I")
 _RANGE = struct.Struct("<QQI")
 _BATCH_MARK = b"\xb2WAL"
 _BATCH_HEAD_BYTES = _BATCH_HEAD.size + _CHECKSUM.size
+FILE_HEAD_BYTES = _FILE_HEAD.size + _CHECKSUM.size
 
 
 class FormatError(Exception):
     """Octets that are not what was written there."""
+
+
+# -- heads ---------------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class FileHead:
+    """What a file begins with. ``is_mended``: not quite, one bit was flipped."""
+
+    version: int
+    salt: int
+    is_mended: bool
+
+
+def encode_file_head(mark: bytes, salt: int = 0) -> bytes:
+    """The head of a file of this version."""
+    return _sealed(_FILE_HEAD.pack(mark, FORMAT_VERSION, salt), 0)
+
+
+def decode_file_head(data: bytes, mark: bytes) -> FileHead | None:
+    """The head of a file that begins with ``data``; None if it is no such file."""
+    head = data[:FILE_HEAD_BYTES]
+    is_mended = len(head) == FILE_HEAD_BYTES and not _is_intact(head, 0)
+    if is_mended:
+        head = _mended(head, 0) or b""
+    if len(head) < FILE_HEAD_BYTES or head[:4] != mark:
+        return None
+    _, version, salt = _FILE_HEAD.unpack_from(head)
+    return FileHead(version, salt, is_mended)
+
+
+def _sealed(head: bytes, salt: int) -> bytes:
+    """A head with its checksum."""
+    return head + _CHECKSUM.pack(crc32(head, salt))
+
+
+def _is_intact(head: bytes | bytearray, salt: int) -> bool:
+    return crc32(head[:-4], salt) == int.from_bytes(head[-4:], "little")
+
+
+def _mended(head: bytes, salt: int) -> bytes | None:
+    """A head with the one bit flipped back that was flipped; None if there is no such bit."""
+    for bit in range(len(head) * 8):
+        mended = bytearray(head)
+        mended[bit // 8] ^= 1 << bit % 8
+        if _is_intact(mended, salt):
+            return bytes(mended)
+    return None
 
 
 # -- images --------------------------------------------------------------------------------------
@@ -229,7 +287,10 @@ class Record:
 
 @attrs.define
 class DirectoryEntry:
-    """Messages that a batch holds: ``count`` of one log, from index ``first`` on."""
+    """Messages that a batch holds: ``count`` of one log, from index ``first`` on.
+
+    Or where the log stands, if ``count`` is 0.
+    """
 
     log_id: int
     epoch: int
@@ -263,6 +324,19 @@ def decode_record(data: bytes, position: int, end: int) -> tuple[Record | None, 
     return Record(Kind(kind), log_id, epoch, payload), stop
 
 
+def mend_record(data: bytes, position: int, end: int) -> tuple[Record | None, int]:
+    """As `decode_record`, of a damaged one of whose size perhaps one bit was flipped."""
+    head = data[position : position + _RECORD_HEAD.size]
+    for bit in range(32 if len(head) == _RECORD_HEAD.size else 0):
+        size = int.from_bytes(head[:4], "little") ^ 1 << bit
+        if position + len(head) + size <= end:
+            mended = size.to_bytes(4, "little") + data[position + 4 : position + len(head) + size]
+            record, _ = decode_record(mended, 0, len(mended))
+            if record is not None:
+                return record, position + len(mended)
+    return decode_record(data, position, end)
+
+
 def encode_ranges(ranges: Iterable[range]) -> list[bytes]:
     """Pieces that say which indexes are meant."""
     return [_RANGE.pack(run.start, run.stop, run.step) for run in ranges]
@@ -285,46 +359,62 @@ class BatchHead:
 
     number: int
     synced_to: int
-    directory: list[DirectoryEntry]
+    directory: list[DirectoryEntry] | None
+    """None: it is damaged."""
     records_at: int
     """Where the records begin, in octets from the batch's own beginning."""
     end: int
     """Where the batch ends, counted the same way."""
+    is_mended: bool = False
 
 
 def encode_batch(
-    number: int, synced_to: int, directory: list[DirectoryEntry], records: list[bytes]
+    number: int,
+    synced_to: int,
+    directory: list[DirectoryEntry],
+    records: list[bytes],
+    salt: int = 0,
 ) -> bytes:
-    """A batch of ``records``."""
+    """A batch of ``records``, for a file with that ``salt``."""
     body = b"".join(records)
     entries = b"".join([_DIRECTORY_ENTRY.pack(*attrs.astuple(entry)) for entry in directory])
     head = _BATCH_HEAD.pack(
         _BATCH_MARK, number, synced_to, len(directory), len(body), crc32(entries)
     )
-    return b"".join((head, _CHECKSUM.pack(crc32(head)), entries, body))
+    return b"".join((_sealed(head, salt), entries, body))
 
 
-def decode_batch_head(data: bytes, position: int) -> BatchHead | None:
+def decode_batch_head(data: bytes, position: int, salt: int = 0) -> BatchHead | None:
     """The header of the batch at ``position``; None if there is none, or a damaged one."""
-    if len(data) < position + _BATCH_HEAD_BYTES:
+    head = data[position : position + _BATCH_HEAD_BYTES]
+    if len(head) < _BATCH_HEAD_BYTES or head[:4] != _BATCH_MARK or not _is_intact(head, salt):
         return None
-    mark, number, synced_to, entry_count, size, checksum = _BATCH_HEAD.unpack_from(data, position)
-    head = data[position : position + _BATCH_HEAD.size]
-    if mark != _BATCH_MARK or _CHECKSUM.unpack_from(data, position + len(head))[0] != crc32(head):
+    return _read_batch_head(data, position, head)
+
+
+def mend_batch_head(data: bytes, position: int, salt: int = 0) -> BatchHead | None:
+    """As `decode_batch_head`, of a header of which one bit was flipped."""
+    head = data[position : position + _BATCH_HEAD_BYTES]
+    mended = _mended(head, salt) if len(head) == _BATCH_HEAD_BYTES else None
+    if mended is None or mended[:4] != _BATCH_MARK:
         return None
-    start = position + _BATCH_HEAD_BYTES
+    return attrs.evolve(_read_batch_head(data, position, mended), is_mended=True)
+
+
+def _read_batch_head(data: bytes, position: int, head: bytes) -> BatchHead:
+    _, number, synced_to, entry_count, size, checksum = _BATCH_HEAD.unpack_from(head)
     records_at = _BATCH_HEAD_BYTES + entry_count * _DIRECTORY_ENTRY.size
-    entries = data[start : position + records_at]
-    if crc32(entries) != checksum:
-        return None
-    directory = [DirectoryEntry(*entry) for entry in _DIRECTORY_ENTRY.iter_unpack(entries)]
+    entries = data[position + _BATCH_HEAD_BYTES : position + records_at]
+    directory = None
+    if crc32(entries) == checksum:
+        directory = [DirectoryEntry(*entry) for entry in _DIRECTORY_ENTRY.iter_unpack(entries)]
     return BatchHead(number, synced_to, directory, records_at, records_at + size)
 
 
-def find_batch(data: bytes, position: int) -> int:
+def find_batch(data: bytes, position: int, salt: int = 0) -> int:
     """Where the next sound header of a batch begins, at ``position`` or behind; -1: nowhere."""
     while True:
         position = data.find(_BATCH_MARK, position)
-        if position < 0 or decode_batch_head(data, position) is not None:
+        if position < 0 or decode_batch_head(data, position, salt) is not None:
             return position
         position += 1

@@ -54,6 +54,8 @@ class Log(ABC):
         """The messages at ``indexes`` (ascending, below ``readable``, not settled).
 
         As many as lie together, at least one, at most `CHUNK_MAX`, and about `READ_BYTES_MAX`.
+        If there are origins, but no messages, then so many are damaged and lost; they are to be
+        settled like others.
         """
 
     @abstractmethod

@@ -14,21 +14,27 @@ import attrs
 
 from amqpbroker.message import Origin
 from amqpbroker.storage.disk_log import ChunkState, LogState
+from amqpbroker.storage.faults import Damage
 from amqpbroker.storage.format import (
+    FILE_HEAD_BYTES,
     FORMAT_VERSION,
     BatchHead,
+    DirectoryEntry,
     FormatError,
     Image,
     Kind,
     Record,
     decode_batch_head,
+    decode_file_head,
     decode_image,
     decode_ranges,
     decode_record,
     find_batch,
+    mend_batch_head,
+    mend_record,
 )
 from amqpbroker.storage.segments import Place
-from amqpbroker.storage.wal import FILE_HEAD, FILE_MARK, SUFFIX
+from amqpbroker.storage.wal import FILE_MARK, SUFFIX
 from amqpbroker.world import Disk
 
 
@@ -52,11 +58,14 @@ class Kept:
         """Messages that lie in no segment."""
         self.lost: set[int] = set()
         """Messages that were synced, and are damaged."""
+        self.is_unsure = False
+        """Whether the last that it said of where it stands is damaged."""
         self._stored: list[_Stored] = []
         self._firsts: list[int] = []
 
     def begin(self, state: LogState) -> None:
         """The log has said anew where it stands."""
+        self.is_unsure = False
         self.end, self.read_end = max(self.end, state.end), state.read_end
         self.lost = {index for index in self.lost if index >= state.renewed_end}
         self._stored = [
@@ -80,6 +89,25 @@ class Kept:
             if not any(index in indexes for indexes in stored):
                 self.messages[index] = origin, raw
         self.end = max(self.end, image.end)
+        self.lost.difference_update(image.indexes)
+
+    def salvage(self, place: Place, image: Image) -> None:
+        """Take up a chunk, unless it is known: what was told of it is damaged.
+
+        Its messages are there again, be they settled or not: better twice than never.
+        """
+        span = range(image.first, image.end)
+        if next(self._overlapping(span), None) is not None:
+            return
+        gone = bytearray(b"\1" * len(span))
+        for index in image.indexes:
+            gone[index - image.first] = 0
+            self.messages.pop(index, None)
+        at = bisect_right(self._firsts, image.first)
+        self._firsts.insert(at, image.first)
+        self._stored.insert(at, _Stored(image.first, place, gone))
+        self.end = max(self.end, span.stop)
+        self.lost.difference_update(image.indexes)
 
     def _overlapping(self, run: range) -> Iterator[_Stored]:
         """The chunks in segments between the first and the last of a run."""
@@ -117,15 +145,6 @@ class Kept:
         return LogState(self.end, self.end, self.read_end if is_clean else self.end, chunks)
 
 
-@attrs.frozen
-class Damage:
-    """A place in a file that is not what was synced there."""
-
-    path: str
-    offset: int
-    what: str
-
-
 @attrs.define
 class Recovered:
     """What was found in the files ``paths``; the next batch is to have the number ``batch``."""
@@ -136,6 +155,8 @@ class Recovered:
     batch: int = 1
     definitions: list[bytes] = attrs.Factory(list)
     """Lines that change definitions, in order."""
+    knows_definitions: bool = False
+    """Whether all of them were said once."""
     logs: dict[int, Kept] = attrs.Factory(dict)
     damages: list[Damage] = attrs.Factory(list)
     torn: tuple[str, int] | None = None
@@ -164,53 +185,64 @@ def recover(disk: Disk, folder: str) -> Recovered:
     recovered = Recovered()
     batches: list[_Batch] = []
     for name in disk.names(folder):
-        if name.endswith(SUFFIX):
+        number = name.removesuffix(SUFFIX)
+        if name.endswith(SUFFIX) and number.isdecimal():
             path = f"{folder}/{name}"
             recovered.paths.append(path)
-            recovered.number = int(name.removesuffix(SUFFIX))
-            batches += _batches(path, _read(disk, path))
+            recovered.number = int(number)
+            batches += _read(disk, path, recovered.damages)
     synced_to = max((batch.head.synced_to for batch in batches), default=0)
-    number = None
+    last = None
     for batch in batches:
         is_synced = batch.head.number <= synced_to
-        if number is not None and batch.head.number != number + 1 and is_synced:
-            what = f"batches {number + 1} to {batch.head.number - 1} are not there"
+        if last is not None and batch.head.number != last + 1 and is_synced:
+            what = f"batches {last + 1} to {batch.head.number - 1} are not there"
             recovered.damages.append(Damage(batch.path, batch.offset, what))
         if not _take(batch, recovered, is_synced):
             recovered.torn = batch.path, batch.offset
             break
-        number = batch.head.number
-    recovered.batch = 1 if number is None else number + 1
+        last = batch.head.number
+    recovered.batch = 1 if last is None else last + 1
+    if recovered.damages:
+        recovered.clean = False  # It is not sure that this knows who was given what.
     return recovered
 
 
-def _read(disk: Disk, path: str) -> bytes:
+def _read(disk: Disk, path: str, damages: list[Damage]) -> list[_Batch]:
+    """The batches in a file."""
     file = disk.open(path)
     try:
         data = file.read(0, file.size_bytes)
     finally:
         file.close()
-    if len(data) < FILE_HEAD.size:
-        return b""  # A crash came between its name and its beginning.
-    mark, version = FILE_HEAD.unpack_from(data)
-    if mark != FILE_MARK:
-        raise FormatError(f"{path} is no file of a write-ahead log")
-    if version > FORMAT_VERSION:
+    if len(data) < FILE_HEAD_BYTES:
+        return []  # A crash came between its name and its beginning.
+    head = decode_file_head(data, FILE_MARK)
+    if head is None or head.is_mended:
+        damages.append(Damage(path, 0, "the head of the file is damaged"))
+    if head is None:
+        return []
+    if head.version > FORMAT_VERSION:
         raise FormatError(
-            f"{path} has format {version}, and this version reads {FORMAT_VERSION}:"
+            f"{path} has format {head.version}, and this version reads {FORMAT_VERSION}:"
             " start it with the version that has written it, or a newer one"
         )
-    return data
+    return list(_batches(path, data, head.salt))
 
 
-def _batches(path: str, data: bytes) -> Iterator[_Batch]:
-    """The batches in a file whose headers are sound."""
-    position = FILE_HEAD.size
-    while (position := find_batch(data, position)) >= 0:
-        head = decode_batch_head(data, position)
-        assert head is not None
+def _batches(path: str, data: bytes, salt: int) -> Iterator[_Batch]:
+    """The batches in a file whose headers are sound, or can be mended."""
+    position = FILE_HEAD_BYTES
+    while position < len(data):
+        head = decode_batch_head(data, position, salt) or mend_batch_head(data, position, salt)
+        if head is None:
+            position = find_batch(data, position + 1, salt)
+            if position < 0:
+                return
+            head = decode_batch_head(data, position, salt)
+            assert head is not None
         yield _Batch(path, position, head, data)
-        position += head.records_at
+        position += head.end
 
 
 def _take(batch: _Batch, recovered: Recovered, is_synced: bool) -> bool:
@@ -219,22 +251,21 @@ def _take(batch: _Batch, recovered: Recovered, is_synced: bool) -> bool:
     position, end = batch.offset + head.records_at, batch.offset + head.end
     records = list(_records(data, position, min(end, len(data))))
     is_whole = end <= len(data) and all(record is not None for record, _ in records)
-    if not is_whole and not is_synced:
+    if not is_synced and not (is_whole and head.directory is not None):
         return False
-    seen: set[tuple[int, int]] = set()
+    reader = _Reader(batch, recovered)
+    if head.is_mended or head.directory is None:
+        reader.damaged(batch.offset, "the head of a batch is damaged")
     for record, offset in records:
         try:
             if record is None:
                 raise FormatError("a record is damaged")
-            _apply(record, recovered, seen)
+            reader.apply(record)
         except FormatError as error:
-            recovered.damages.append(Damage(batch.path, offset, str(error)))
+            reader.damaged(offset, str(error))
     if end > len(data):
-        recovered.damages.append(Damage(batch.path, len(data), "a synced batch is cut off"))
-    for entry in head.directory:
-        if (entry.log_id, entry.first) not in seen:
-            lost = range(entry.first, entry.first + entry.count)
-            recovered.log(entry.log_id).lost.update(lost)
+        reader.damaged(len(data), "a synced batch is cut off")
+    reader.miss(head.directory or [])
     return True
 
 
@@ -243,31 +274,71 @@ def _records(data: bytes, position: int, end: int) -> Iterator[tuple[Record | No
     while position < end:
         offset = position
         try:
-            record, position = decode_record(data, position, end)
+            record, position = decode_record(data, offset, end)
         except FormatError:
-            record, position = None, end
+            record = None
+        if record is None:
+            try:
+                record, position = mend_record(data, offset, end)
+            except FormatError:
+                position = end
         yield record, offset
 
 
-def _apply(record: Record, recovered: Recovered, seen: set[tuple[int, int]]) -> None:
-    recovered.clean = record.kind is Kind.STOPPED
-    if record.kind is Kind.RESTATED:
-        recovered.damages.clear()  # What older files held is not needed.
-    if record.kind is Kind.DEFINITIONS:
-        recovered.definitions = record.payload.splitlines(keepends=True)
-    if record.kind is Kind.CHANGES:
-        recovered.definitions += record.payload.splitlines(keepends=True)
-    if record.kind >= Kind.DEFINITIONS:
-        return  # It is about no log.
-    kept = recovered.log(record.log_id)
-    kept.epoch = record.epoch
-    match record.kind:
-        case Kind.MESSAGES:
-            image = decode_image(record.payload)
-            kept.add(image)
-            seen.add((record.log_id, image.first))
-        case Kind.SETTLED:
-            for run in decode_ranges(record.payload):
-                kept.settle(run)
-        case Kind.STATE:
-            kept.begin(LogState.decode(record.payload))
+class _Reader:
+    """Does what the records of one batch say, and notes what is missing."""
+
+    def __init__(self, batch: _Batch, recovered: Recovered) -> None:
+        self._path = batch.path
+        self._recovered = recovered
+        self._seen: set[tuple[int, int | None]] = set()  # Messages of a log from an index on, or
+        self._said: set[Kind] = set()  # where it stands (None); what is said twice.
+        self._damaged_at = batch.offset
+
+    def damaged(self, offset: int, what: str, log_id: int = 0, messages: int = 0) -> None:
+        """Note damage."""
+        self._damaged_at = offset
+        self._recovered.damages.append(Damage(self._path, offset, what, log_id, messages))
+
+    def miss(self, directory: list[DirectoryEntry]) -> None:
+        """Note what is in the directory, and was not seen."""
+        for entry in directory:
+            log_id, first, count = entry.log_id, entry.first, entry.count
+            kept = self._recovered.log(log_id)
+            if not count and (log_id, None) not in self._seen:
+                kept.is_unsure = True
+                what = f"it is not known where log {log_id} stands"
+                self.damaged(self._damaged_at, what, log_id)
+            elif count and (log_id, first) not in self._seen:
+                kept.lost.update(range(first, first + count))
+                kept.end = max(kept.end, first + count)
+                what = f"messages of log {log_id} are not what was written"
+                self.damaged(self._damaged_at, what, log_id, count)
+
+    def apply(self, record: Record) -> None:
+        """Do what a record says. Raises `FormatError`."""
+        recovered = self._recovered
+        recovered.clean = record.kind is Kind.STOPPED
+        if record.kind is Kind.RESTATED:  # What older files held is not needed.
+            recovered.damages = [at for at in recovered.damages if at.path == self._path]
+        if record.kind in (Kind.DEFINITIONS, Kind.CHANGES) and record.kind not in self._said:
+            self._said.add(record.kind)
+            if record.kind is Kind.DEFINITIONS:
+                recovered.knows_definitions = True
+                recovered.definitions = []
+            recovered.definitions += record.payload.splitlines(keepends=True)
+        if record.kind >= Kind.DEFINITIONS:
+            return  # It is about no log.
+        kept = recovered.log(record.log_id)
+        kept.epoch = record.epoch
+        match record.kind:
+            case Kind.MESSAGES:
+                image = decode_image(record.payload)
+                kept.add(image)
+                self._seen.add((record.log_id, image.first))
+            case Kind.SETTLED:
+                for run in decode_ranges(record.payload):
+                    kept.settle(run)
+            case Kind.STATE:
+                kept.begin(LogState.decode(record.payload))
+                self._seen.add((record.log_id, None))

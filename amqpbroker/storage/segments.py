@@ -6,20 +6,23 @@ file goes. Which of its messages are settled is not said here, but in the write-
 """
 
 import struct
-from collections.abc import Iterator
 from zlib import crc32
 
 import attrs
 
 from amqpbroker.storage.faults import is_full, must_work
-from amqpbroker.storage.format import FORMAT_VERSION, FormatError, Image, decode_image
+from amqpbroker.storage.format import (
+    FILE_HEAD_BYTES,
+    FormatError,
+    Image,
+    decode_image,
+    encode_file_head,
+)
 from amqpbroker.world import Disk, File
 
 SEGMENT_BYTES_MAX = 16 * 1024 * 1024
 """A segment that has grown to this gets no more chunks."""
 
-_FILE_HEAD = struct.Struct("<4sI")
-"""Mark, version."""
 _FILE_MARK = b"\xb2SEG"
 _CHUNK_HEAD = struct.Struct("<4sQIIIII")
 """Mark, first index, indexes, messages, transient ones of them, octets, checksum of the image."""
@@ -41,16 +44,6 @@ class Place:
     size: int
     checksum: int
     transient: int
-
-
-@attrs.frozen
-class StoredChunk:
-    """A chunk as its header tells of it: first index, indexes, messages that are there."""
-
-    first: int
-    count: int
-    live: int
-    place: Place
 
 
 class Segments:
@@ -113,7 +106,7 @@ class Segments:
         path = self._path(self._number + 1)
         file = self._disk.open(path, create=True)
         try:
-            file.append(_FILE_HEAD.pack(_FILE_MARK, FORMAT_VERSION))
+            file.append(encode_file_head(_FILE_MARK))
         except OSError:
             file.close()
             self._disk.remove(path)
@@ -175,20 +168,26 @@ class Segments:
     @must_work()
     def load(self, place: Place) -> Image:
         """The messages of a chunk. Raises `FormatError` if it is damaged, or `DiskFailure`."""
-        data = self._file_to_read(place.segment).read(place.offset, place.size)
+        try:
+            file = self._file_to_read(place.segment)
+        except FileNotFoundError:
+            raise FormatError("the file is not there") from None
+        data = file.read(place.offset, place.size)
         if len(data) != place.size or crc32(data) != place.checksum:
-            raise FormatError(
-                f"{self._path(place.segment)} is damaged: the chunk at {place.offset} is not what"
-                " was written there"
-            )
+            raise FormatError("a chunk of messages is not what was written there")
         return decode_image(data)
+
+    def path(self, place: Place) -> str:
+        """The file in which a chunk lies."""
+        return self._path(place.segment)
 
     def _file_to_read(self, number: int) -> File:
         if number in self._open:
             return self._open[number]
         if self._reading is None or self._reading[0] != number:
+            file = self._disk.open(self._path(number))
             self._close_reading()
-            self._reading = number, self._disk.open(self._path(number))
+            self._reading = number, file
         return self._reading[1]
 
     def _close_reading(self) -> None:
@@ -282,34 +281,22 @@ def segment_numbers(disk: Disk, folder: str) -> list[int]:
     return [int(name.removesuffix(_SUFFIX)) for name in names if name.endswith(_SUFFIX)]
 
 
-def stored_chunks(disk: Disk, folder: str, number: int) -> Iterator[StoredChunk]:
-    """The chunks of a segment by their headers, up to the first that is not whole.
-
-    Raises `FormatError` for a file that is no segment, or one of a newer version.
-    """
-    path = segment_path(folder, number)
-    file = disk.open(path)
+def stored_chunks(disk: Disk, folder: str, number: int) -> list[Place]:
+    """Where chunks lie in a segment by their headers, up to the first that is not sound."""
+    file = disk.open(segment_path(folder, number))
     try:
-        size = file.size_bytes
-        head = file.read(0, _FILE_HEAD.size)
-        if len(head) < _FILE_HEAD.size or head[:4] != _FILE_MARK:
-            raise FormatError(f"{path} is no segment of messages")
-        version = _FILE_HEAD.unpack(head)[1]
-        if version > FORMAT_VERSION:
-            raise FormatError(f"{path} has format {version}; this version reads {FORMAT_VERSION}")
-        position = _FILE_HEAD.size
-        while position < size:
+        places: list[Place] = []
+        position = FILE_HEAD_BYTES
+        while True:
             data = file.read(position, _CHUNK_HEAD_BYTES)
             head = data[: _CHUNK_HEAD.size]
             if len(data) < _CHUNK_HEAD_BYTES or data[:4] != _CHUNK_MARK:
-                return
+                return places
             if _CHECKSUM.unpack_from(data, len(head))[0] != crc32(head):
-                return
-            _, first, count, live, transient, octets, checksum = _CHUNK_HEAD.unpack(head)
+                return places
+            _, _, _, _, transient, octets, checksum = _CHUNK_HEAD.unpack(head)
             place = Place(number, position + _CHUNK_HEAD_BYTES, octets, checksum, transient)
             position = place.offset + octets
-            if position > size:
-                return
-            yield StoredChunk(first, count, live, place)
+            places.append(place)
     finally:
         file.close()

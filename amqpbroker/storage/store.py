@@ -7,7 +7,6 @@ DIR/queues/ID/    segments of the log with that id
 """
 
 import json
-import logging
 import posixpath
 from collections.abc import Callable
 from weakref import WeakSet
@@ -16,19 +15,18 @@ import attrs
 
 from amqpbroker.errors import DataError
 from amqpbroker.storage.disk_log import DiskLog, LogState, Waiting
-from amqpbroker.storage.faults import must_work
+from amqpbroker.storage.faults import Damage, must_work
 from amqpbroker.storage.format import FORMAT_VERSION, FormatError
-from amqpbroker.storage.recovery import Damage, Kept, Recovered, recover
+from amqpbroker.storage.recovery import Kept, Recovered, recover
 from amqpbroker.storage.segments import (
     Segments,
     remove_folder,
     segment_numbers,
     segment_path,
+    stored_chunks,
 )
 from amqpbroker.storage.wal import Wal
 from amqpbroker.world import Disk, File
-
-log = logging.getLogger(__name__)
 
 WAITING_BYTES_MAX = 64 * 1024 * 1024
 """Messages that wait in memory, over all queues; what is beyond waits in segments."""
@@ -37,7 +35,7 @@ WAITING_BYTES_MAX = 64 * 1024 * 1024
 class Store:
     """The data directory ``folder``, which `open` has made ready for ``name``.
 
-    ``damages`` is what was found to be wrong in it.
+    ``damages`` is what was found to be wrong in it, at the start or since.
     """
 
     def __init__(
@@ -48,18 +46,19 @@ class Store:
         recovered: Recovered,
         newest_log_id: int,
         waiting_bytes_max: int,
+        salt: int,
     ) -> None:
         self.damages: list[Damage] = recovered.damages
         self.definitions: list[bytes] = recovered.definitions
         """Lines that change definitions, as they were kept, in order."""
         self.wal = Wal(
-            disk, f"{folder}/wal", recovered.number + 1, recovered.batch, recovered.paths
+            disk, f"{folder}/wal", recovered.number + 1, recovered.batch, recovered.paths, salt
         )
         self._disk = disk
         self._folder = folder
         self._lock = lock
         self._recovered = recovered
-        self._waiting = Waiting(waiting_bytes_max)
+        self._waiting = Waiting(waiting_bytes_max, self.damages)
         self._transient_count = 0
         self._is_starting = True
         self._logs: WeakSet[DiskLog] = WeakSet()
@@ -68,10 +67,16 @@ class Store:
 
     @classmethod
     async def open(
-        cls, disk: Disk, folder: str, name: str, waiting_bytes_max: int = WAITING_BYTES_MAX
+        cls,
+        disk: Disk,
+        folder: str,
+        name: str,
+        waiting_bytes_max: int = WAITING_BYTES_MAX,
+        salt: int = 0,
     ) -> "Store":
         """Open the data directory of the node ``name``, or make one.
 
+        ``salt`` is a number of 32 bits that nobody can guess (see `Wal`).
         Raises `DataError` if it is not to be used: it says why, and what to do.
         """
         try:
@@ -80,6 +85,12 @@ class Store:
             try:
                 await _check_owner(disk, folder, name)
                 recovered = recover(disk, f"{folder}/wal")
+                if recovered.batch > 1 and not recovered.knows_definitions:
+                    at = recovered.damages[0] if recovered.damages else folder
+                    raise DataError(
+                        f"the definitions in {folder} are lost ({at}): restore it from a backup,"
+                        " or move it away"
+                    )
                 if recovered.torn is not None:
                     await _cut(disk, *recovered.torn)
                 names = disk.names(f"{folder}/queues")
@@ -94,7 +105,7 @@ class Store:
                 f"cannot use the data directory {folder}: {error.strerror or error};"
                 " see to its rights and to the disk, or choose another with --data-dir"
             ) from error
-        return cls(disk, folder, lock, recovered, max(ids, default=0), waiting_bytes_max)
+        return cls(disk, folder, lock, recovered, max(ids, default=0), waiting_bytes_max, salt)
 
     @must_work()
     def open_log(self, log_id: int, is_async: bool = False) -> DiskLog:
@@ -105,6 +116,8 @@ class Store:
         kept = self._recovered.logs.pop(log_id, None)
         folder = self._queue_folder(str(log_id))
         numbers = segment_numbers(self._disk, folder) if self._is_starting else []
+        if kept is not None and kept.is_unsure:
+            self._salvage(log_id, kept, folder, numbers)
         state = LogState(0, 0, 0, []) if kept is None else kept.state(self._recovered.clean)
         needed = {chunk.place.segment for chunk in state.chunks}
         for number in set(numbers) - needed:
@@ -117,9 +130,20 @@ class Store:
             opened.epoch = kept.epoch
             opened.recover(state, kept.messages)
             self.wal.adopt(opened)
-            if kept.lost:
-                log.error("log %d: %d messages are damaged and lost", log_id, len(kept.lost))
+            opened.damaged_count += len(kept.lost)
         return opened
+
+    def _salvage(self, log_id: int, kept: Kept, folder: str, numbers: list[int]) -> None:
+        """Take up all chunks of a log, for it is not known which of them are needed."""
+        segments = Segments(self._disk, folder)
+        for number in reversed(numbers):
+            for place in reversed(stored_chunks(self._disk, folder, number)):
+                try:
+                    kept.salvage(place, segments.load(place))
+                except FormatError as error:
+                    damage = Damage(segments.path(place), place.offset, str(error), log_id)
+                    self.damages.append(damage)
+        segments.close()
 
     def open_transient_log(self) -> DiskLog:
         """A log whose messages end with the node; on disk are only those that wait for long."""
@@ -140,12 +164,13 @@ class Store:
         chunks = []
         for chunk in state.chunks:
             if chunk.place.segment in missing:
-                kept.lost.update(range(chunk.first, chunk.first + chunk.count))
+                gone = chunk.gone or bytes(chunk.count)
+                kept.lost.update(chunk.first + at for at, mark in enumerate(gone) if not mark)
             else:
                 chunks.append(chunk)
         for number in sorted(missing):
             path = segment_path(self._queue_folder(str(log_id)), number)
-            self.damages.append(Damage(path, 0, "the file is not there"))
+            self.damages.append(Damage(path, 0, "the file is not there", log_id))
         return attrs.evolve(state, chunks=chunks)
 
     @property
@@ -185,10 +210,13 @@ class Store:
     def clear_up(self, known: set[int]) -> None:
         """All ``known`` logs are open; what is on disk of others belongs to nobody any more.
 
-        Raises `DiskFailure`.
+        It stays, though, where there is damage: who knows what has not been read. Raises
+        `DiskFailure`.
         """
         self._is_starting = False
         self._recovered.logs.clear()
+        if self.damages:
+            return
         for name in self._disk.names(f"{self._folder}/queues"):
             if not name.isdecimal() or int(name) not in known:
                 remove_folder(self._disk, self._queue_folder(name))

@@ -13,7 +13,6 @@ A full disk is another matter: what was written of the batch is cut off again, a
 """
 
 import errno
-import struct
 from collections.abc import Callable, Iterable
 from itertools import islice
 
@@ -23,10 +22,10 @@ from amqpbroker.message import Origin
 from amqpbroker.storage.disk_log import DiskLog, Journal
 from amqpbroker.storage.faults import is_full
 from amqpbroker.storage.format import (
-    FORMAT_VERSION,
     DirectoryEntry,
     Kind,
     encode_batch,
+    encode_file_head,
     encode_image,
     encode_ranges,
     encode_record,
@@ -36,7 +35,6 @@ from amqpbroker.world import Disk, File
 WAL_FILE_BYTES_MAX = 64 * 1024 * 1024
 """A file that has grown to this is followed by another."""
 
-FILE_HEAD = struct.Struct("<4sI")
 FILE_MARK = b"\xb2LOG"
 SUFFIX = ".wal"
 _RENEWED_AT_ONCE = 64
@@ -74,10 +72,13 @@ class Wal(Journal):
     """Writes to ``folder``: files from ``number`` on, batches from ``batch`` on.
 
     ``old`` are files that were there before; the logs of which they speak are given to `adopt`.
-    ``on_gathered`` is called when there is something to commit again.
+    ``salt`` is nothing that a client could know. ``on_gathered`` is called when there is something
+    to commit again.
     """
 
-    def __init__(self, disk: Disk, folder: str, number: int, batch: int, old: list[str]) -> None:
+    def __init__(
+        self, disk: Disk, folder: str, number: int, batch: int, old: list[str], salt: int
+    ) -> None:
         self.on_gathered: Callable[[], None] = _nothing
         self.all_definitions: Callable[[], bytes] = bytes
         """The lines that say all definitions: asked for when a file is begun."""
@@ -86,6 +87,7 @@ class Wal(Journal):
         self._disk = disk
         self._folder = folder
         self._number = number
+        self._salt = salt
         self._file: File | None = None
         self._batch = batch
         self._synced_to = batch - 1
@@ -180,18 +182,20 @@ class Wal(Journal):
         gathered, self._gathered = self._gathered, {}
         changes, self._changes = self._changes, []
         waiting, self._waiting = self._waiting, []
-        records: list[bytes] = []
+        said: list[bytes] = []
         if self._says_definitions:
             self._says_definitions = False
-            records.append(encode_record(Kind.DEFINITIONS, 0, 0, [self.all_definitions()]))
+            said = [encode_record(Kind.DEFINITIONS, 0, 0, [self.all_definitions()])]
         elif changes:
-            records.append(encode_record(Kind.CHANGES, 0, 0, changes))
+            said = [encode_record(Kind.CHANGES, 0, 0, changes)]
+        records = said[:]
         directory: list[DirectoryEntry] = []
         for log in restated:
             self._spoken_of[log] = None
             log_id, epoch = log.log_id, log.epoch
             state, images = log.restate()
             records.append(encode_record(Kind.STATE, log_id, epoch, state.encode()))
+            directory.append(DirectoryEntry(log_id, epoch, 0, 0))
             for indexes, image in images:
                 records.append(encode_record(Kind.MESSAGES, log_id, epoch, image))
                 directory.append(DirectoryEntry(log_id, epoch, indexes.start, len(indexes)))
@@ -205,10 +209,11 @@ class Wal(Journal):
                 ranges = encode_ranges(told.settled)
                 records.append(encode_record(Kind.SETTLED, log_id, epoch, ranges))
             self._spoken_of[log] = None
+        records += said
         records += signs
         batch = _Batch(
             self._batch,
-            encode_batch(self._batch, self._synced_to, directory, records),
+            encode_batch(self._batch, self._synced_to, directory, records, self._salt),
             {log: log.end for log in gathered},
             waiting,
         )
@@ -245,7 +250,7 @@ class Wal(Journal):
         file = None
         try:
             file = self._disk.open(path, create=True)
-            file.append(FILE_HEAD.pack(FILE_MARK, FORMAT_VERSION))
+            file.append(encode_file_head(FILE_MARK, self._salt))
         except OSError as error:
             if file is not None:
                 file.truncate(0)

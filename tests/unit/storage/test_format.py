@@ -9,19 +9,25 @@ from hypothesis import strategies as st
 
 from amqpbroker.message import Origin, Traits
 from amqpbroker.storage.format import (
+    FORMAT_VERSION,
     DirectoryEntry,
+    FileHead,
     FormatError,
     Kind,
     Record,
     decode_batch_head,
+    decode_file_head,
     decode_image,
     decode_ranges,
     decode_record,
     encode_batch,
+    encode_file_head,
     encode_image,
     encode_ranges,
     encode_record,
     find_batch,
+    mend_batch_head,
+    mend_record,
 )
 from amqpbroker.testing.fakes import fake_origin
 from amqpbroker.testing.log_contract import said
@@ -152,7 +158,50 @@ def test_any_bit_of_a_batchs_head_that_is_flipped_is_found() -> None:
     for bit in range(head.records_at * 8):
         damaged = bytearray(octets)
         damaged[bit // 8] ^= 1 << bit % 8
-        assert decode_batch_head(bytes(damaged), 0) is None, bit
+        found = decode_batch_head(bytes(damaged), 0)
+        assert found is None or found.directory is None, bit
+
+
+def test_a_bit_of_a_batchs_header_that_is_flipped_is_flipped_back() -> None:
+    octets = batch(b"one")
+    head = decode_batch_head(octets, 0)
+    assert head is not None
+
+    for bit in range((head.records_at - 24) * 8):
+        damaged = bytearray(octets)
+        damaged[bit // 8] ^= 1 << bit % 8
+        mended = mend_batch_head(bytes(damaged), 0)
+        assert mended == attrs.evolve(head, is_mended=True), bit
+
+
+def test_a_batch_of_another_file_is_none() -> None:
+    octets = encode_batch(9, 8, [], [encode_record(Kind.CHANGES, 0, 0, [b"forged"])], salt=3)
+
+    assert decode_batch_head(octets, 0, salt=3) is not None
+    assert decode_batch_head(octets, 0, salt=5) is None
+    assert mend_batch_head(octets, 0, salt=5) is None
+    assert find_batch(octets, 0, salt=5) == -1
+
+
+@pytest.mark.parametrize("bit", range(32))
+def test_a_bit_of_a_records_size_that_is_flipped_is_flipped_back(bit: int) -> None:
+    octets, other = (encode_record(Kind.MESSAGES, 5, 1, [bytes(count)]) for count in (100, 7))
+    damaged = bytearray(octets + other)
+    damaged[bit // 8] ^= 1 << bit % 8
+
+    assert mend_record(bytes(damaged), 0, len(damaged)) == decode_record(octets, 0, len(octets))
+
+
+def test_a_files_head_comes_back() -> None:
+    octets = encode_file_head(b"MARK", 7)
+
+    assert decode_file_head(octets + b"more", b"MARK") == FileHead(FORMAT_VERSION, 7, False)
+    assert decode_file_head(octets, b"KRAM") is None
+    assert decode_file_head(octets[:-1], b"MARK") is None
+    for bit in range(len(octets) * 8):
+        damaged = bytearray(octets)
+        damaged[bit // 8] ^= 1 << bit % 8
+        assert decode_file_head(bytes(damaged), b"MARK") == FileHead(FORMAT_VERSION, 7, True)
 
 
 def test_the_next_batch_is_found_behind_what_is_damaged() -> None:

@@ -200,18 +200,20 @@ class DiskLog(MemoryLog):
             self.committed = committed
         return end
 
-    def synced(self, end: int, is_all: bool) -> None:
-        """The journal keeps all that was told of messages below ``end``.
+    def synced(self, end: int, is_all: bool, has_settled: bool) -> None:
+        """The journal keeps the messages below ``end``.
 
-        ``is_all``: nothing else was told since.
+        And what had become of messages when that was sealed, if it ``has_settled``. ``is_all``:
+        nothing else was told since.
         """
         self.committed = self.end if is_all or self._is_async else end
         self._uncommitted = not is_all
-        # A segment goes when it is kept that all its messages have: by now, if it was told before
-        # the batch before this one was synced.
-        for place in self._empty_before:
-            self._segments.release(place)
-        self._empty_before, self._empty = self._empty, []
+        if has_settled:
+            # A segment goes when it is kept that all its messages have: by now, if it was told
+            # before the batch before this one was synced.
+            for place in self._empty_before:
+                self._segments.release(place)
+            self._empty_before, self._empty = self._empty, []
         if self.on_advance is not None:
             self.on_advance()
 

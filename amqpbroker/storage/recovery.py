@@ -192,17 +192,19 @@ def recover(disk: Disk, folder: str) -> Recovered:
             recovered.number = int(number)
             batches += _read(disk, path, recovered.damages)
     synced_to = max((batch.head.synced_to for batch in batches), default=0)
-    last = None
+    last: _Batch | None = None
     for batch in batches:
-        is_synced = batch.head.number <= synced_to
-        if last is not None and batch.head.number != last + 1 and is_synced:
-            what = f"batches {last + 1} to {batch.head.number - 1} are not there"
-            recovered.damages.append(Damage(batch.path, batch.offset, what))
+        head = batch.head
+        is_synced = head.number <= synced_to
+        if last is not None and head.number != last.head.number + 1 and is_synced:
+            # Noted of the file before, if it is at a border: all older files may be unnecessary.
+            what = f"batches {last.head.number + 1} to {head.number - 1} are not there"
+            recovered.damages.append(Damage(last.path, last.offset + last.head.end, what))
         if not _take(batch, recovered, is_synced):
             recovered.torn = batch.path, batch.offset
             break
-        last = batch.head.number
-    recovered.batch = 1 if last is None else last + 1
+        last = batch
+    recovered.batch = 1 if last is None else last.head.number + 1
     if recovered.damages:
         recovered.clean = False  # It is not sure that this knows who was given what.
     return recovered

@@ -13,8 +13,9 @@ A full disk is another matter: what was written of the batch is cut off again, a
 """
 
 import errno
-from collections.abc import Callable, Iterable
-from itertools import islice
+from bisect import bisect_left
+from collections.abc import Callable, Collection, Iterable
+from itertools import accumulate, islice
 
 import attrs
 
@@ -37,6 +38,8 @@ WAL_FILE_BYTES_MAX = 64 * 1024 * 1024
 
 FILE_MARK = b"\xb2LOG"
 SUFFIX = ".wal"
+BATCH_BYTES_MAX = 1024 * 1024
+"""Messages in one batch, about: writing it must not keep others waiting for long."""
 _RENEWED_AT_ONCE = 64
 """Logs that say where they stand in one batch."""
 
@@ -65,6 +68,8 @@ class _Batch:
     number: int
     octets: bytes
     ends: dict[DiskLog, int]
+    unfinished: set[DiskLog]
+    """Logs of which more had gathered than the batch holds."""
     waiting: list[Callable[[], None]]
 
 
@@ -177,9 +182,8 @@ class Wal(Journal):
         if await self._write(batch) and is_last:
             self._remove_old()
 
-    def _seal(self, restated: Iterable[DiskLog] = (), signs: Iterable[bytes] = ()) -> _Batch:
+    def _seal(self, restated: Collection[DiskLog] = (), signs: Iterable[bytes] = ()) -> _Batch:
         """A batch: where ``restated`` stand, what has gathered, and ``signs`` at the end."""
-        gathered, self._gathered = self._gathered, {}
         changes, self._changes = self._changes, []
         waiting, self._waiting = self._waiting, []
         said: list[bytes] = []
@@ -199,26 +203,62 @@ class Wal(Journal):
             for indexes, image in images:
                 records.append(encode_record(Kind.MESSAGES, log_id, epoch, image))
                 directory.append(DirectoryEntry(log_id, epoch, indexes.start, len(indexes)))
-        for log, told in gathered.items():
+        ends: dict[DiskLog, int] = {}
+        for log, runs, settled in self._take_gathered(restated):
             log_id, epoch = log.log_id, log.epoch
-            for run in told.runs:
+            for run in runs:
                 image = encode_image(run.first, run.origins, run.raws)
                 records.append(encode_record(Kind.MESSAGES, log_id, epoch, image))
                 directory.append(DirectoryEntry(log_id, epoch, run.first, len(run.raws)))
-            if told.settled:
-                ranges = encode_ranges(told.settled)
+            if settled:
+                ranges = encode_ranges(settled)
                 records.append(encode_record(Kind.SETTLED, log_id, epoch, ranges))
+            is_all = log not in self._gathered
+            ends[log] = log.end if is_all else runs[-1].first + len(runs[-1].raws)
             self._spoken_of[log] = None
         records += said
         records += signs
         batch = _Batch(
             self._batch,
             encode_batch(self._batch, self._synced_to, directory, records, self._salt),
-            {log: log.end for log in gathered},
+            ends,
+            ends.keys() & self._gathered.keys(),
             waiting,
         )
         self._batch += 1
         return batch
+
+    def _take_gathered(
+        self, restated: Collection[DiskLog]
+    ) -> list[tuple[DiskLog, list[_Run], list[range]]]:
+        """What logs have told, about as much as a batch holds; the rest stays.
+
+        What became of a log's messages stays with those that stay: it must come behind them. Logs
+        that are ``restated`` in the batch keep nothing back: what they had told before must not
+        come behind where they stand.
+        """
+        taken: list[tuple[DiskLog, list[_Run], list[range]]] = []
+        for log in restated:
+            told = self._gathered.pop(log, None)
+            if told is not None:
+                taken.append((log, told.runs, told.settled))
+        room_bytes = BATCH_BYTES_MAX
+        for log in list(self._gathered):
+            if room_bytes <= 0:
+                break
+            told = self._gathered[log]
+            runs: list[_Run] = []
+            while told.runs and room_bytes > 0:
+                run, rest = _cut(told.runs[0], room_bytes)
+                told.runs[:1] = [rest] if rest is not None else []
+                runs.append(run)
+                room_bytes -= sum(map(len, run.raws))
+            if told.runs:
+                taken.append((log, runs, []))
+            else:
+                taken.append((log, runs, told.settled))
+                del self._gathered[log]
+        return taken
 
     async def _write(self, batch: _Batch) -> bool:
         """Append a batch, sync it, and tell the logs; False if there is no room for it."""
@@ -239,7 +279,7 @@ class Wal(Journal):
         await file.sync()
         self._synced_to = batch.number
         for log, end in batch.ends.items():
-            log.synced(end, log not in self._gathered)
+            log.synced(end, log not in self._gathered, log not in batch.unfinished)
         for call in batch.waiting:
             call()
         return True
@@ -352,6 +392,15 @@ class Wal(Journal):
         """End the use of the file, not while it is synced."""
         if self._file is not None:
             self._file.close()
+
+
+def _cut(run: _Run, room_bytes: int) -> tuple[_Run, _Run | None]:
+    """The first messages of a run, as many as there is room for (at least one), and the others."""
+    count = bisect_left(list(accumulate(map(len, run.raws))), room_bytes) + 1
+    if count >= len(run.raws):
+        return run, None
+    rest = _Run(run.first + count, run.origins[count:], run.raws[count:])
+    return _Run(run.first, run.origins[:count], run.raws[:count]), rest
 
 
 def _sign(kind: Kind) -> bytes:

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from amqpbroker.storage import disk_log
+from amqpbroker.storage import disk_log, wal
 from amqpbroker.storage.disk_log import DiskLog
 from amqpbroker.storage.log import CHUNK_MAX, Log
 from amqpbroker.storage.store import Store
@@ -84,6 +84,29 @@ def test_messages_may_be_committed_before_they_are_synced_if_that_is_wanted(
     assert indexes(open_store().open_log(1)) == [0, 1, 2]
 
 
+def test_a_batch_holds_so_much_and_the_rest_waits_for_the_next(
+    open_store: OpenStore, disk: SimDisk, wait: Wait, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wal, "BATCH_BYTES_MAX", 1000)
+    store = open_store()
+    log, other = store.open_log(1), store.open_log(2)
+    log.append(PERSISTENT, [bytes(300)] * 10)
+    log.settle(range(8, 9))
+    log.append(TRANSIENT, numbered(1))
+    other.append(PERSISTENT, numbered(1))
+
+    committed = []
+    while store.wal.has_gathered:
+        wait(store.wal.commit)
+        committed.append((log.committed, other.committed))
+
+    assert committed == [(4, 0), (8, 0), (11, 1)]
+    disk.crash()
+    store = open_store()
+    assert indexes(store.open_log(1)) == [*range(8), 9]
+    assert indexes(store.open_log(2)) == [0]
+
+
 def test_what_was_committed_is_there_after_a_crash(
     open_store: OpenStore, disk: SimDisk, wait: Wait
 ) -> None:
@@ -142,7 +165,8 @@ def test_segments_go_with_the_last_of_their_messages(
     store = open_store(waiting_bytes_max=0)
     log = store.open_log(1)
     log.append(PERSISTENT, [bytes(20_000)] * 2 * CHUNK_MAX)  # More than a segment holds.
-    wait(store.wal.commit)
+    while store.wal.has_gathered:
+        wait(store.wal.commit)
     assert len(disk.names("/data/queues/1")) == 2
 
     log.settle(range(log.end))

@@ -44,6 +44,18 @@ def cli() -> None:
     help="Where definitions and messages are kept.  [default: amqpbroker-data/NAME]",
 )
 @click.option("--listen", metavar="HOST:PORT", help="AMQP.  [default: 127.0.0.1:5672]")
+@click.option(
+    "--disk-free-limit",
+    metavar="AMOUNT",
+    help="Hold publishers back while less is free on the disk: 2GB, 500MiB, or mem_relative 1.5"
+    " times the memory.  [default: 50MB]",
+)
+@click.option(
+    "--vm-memory-high-watermark",
+    metavar="AMOUNT",
+    help="Hold publishers back while the node takes more memory: 0.4 of the machine's, or 1GiB."
+    "  [default: 0.4]",
+)
 def serve(file: Path | None, **flags: Any) -> None:
     """Run a node until SIGTERM or ctrl-C.
 

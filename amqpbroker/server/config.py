@@ -12,6 +12,7 @@ from typing import Any
 import attrs
 
 from amqpbroker.errors import ConfigError
+from amqpbroker.server.limits import Amount, disk_amount, memory_amount
 
 ENVIRONMENT_PREFIX = "AMQPBROKER_"
 
@@ -52,14 +53,14 @@ def _seconds(_: Any, field: "attrs.Attribute[Any]", value: Any) -> None:
         raise ConfigError(f"{field.name} must be a number above 0, not {value!r}")
 
 
-def _fraction(_: Any, field: "attrs.Attribute[Any]", value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
-        raise ConfigError(f"{field.name} must be a number above 0 and up to 1, not {value!r}")
-
-
 def _text(_: Any, field: "attrs.Attribute[Any]", value: Any) -> None:
     if not isinstance(value, str) or not value:
         raise ConfigError(f"{field.name} must be text, not {value!r}")
+
+
+def _path(_: Any, field: "attrs.Attribute[Any]", value: Any) -> None:
+    if not isinstance(value, str) or "\0" in value:
+        raise ConfigError(f"{field.name} must be the path of a folder, not {value!r}")
 
 
 def _flag(_: Any, field: "attrs.Attribute[Any]", value: Any) -> None:
@@ -84,9 +85,9 @@ class Config:
     """Where AMQP is served; port 0 takes a free one."""
     memory: bool = attrs.field(default=False, validator=_flag)
     """Keep everything in memory, touch no disk."""
-    data_dir: str = attrs.field(default="", validator=attrs.validators.instance_of(str))
+    data_dir: str = attrs.field(default="", validator=_path)
     """Where definitions and messages are kept; empty: ``amqpbroker-data/NAME`` right here."""
-    disk_free_limit_bytes: int = attrs.field(default=50_000_000, validator=_whole(0))
+    disk_free_limit: Amount = attrs.field(default=Amount(50_000_000), converter=disk_amount)
     """Free room on the disk under which publishers are held back."""
     default_user: str = attrs.field(default="guest", validator=_text)
     default_pass: str = attrs.field(default="guest", validator=_text)
@@ -96,8 +97,10 @@ class Config:
     channel_max: int = attrs.field(default=2047, validator=_whole(1, 65535))
     connections_max: int = attrs.field(default=20_000, validator=_whole(1))
     message_bytes_max: int = attrs.field(default=128 * 1024 * 1024, validator=_whole(1))
-    vm_memory_high_watermark: float = attrs.field(default=0.4, validator=_fraction)
-    """The share of the machine's memory over which publishers are held back."""
+    vm_memory_high_watermark: Amount = attrs.field(
+        default=Amount(of_memory=0.4), converter=memory_amount
+    )
+    """Memory of this process over which publishers are held back; no more than there is."""
     shutdown_timeout_s: float = attrs.field(default=10.0, validator=_seconds)
     log_level: str = attrs.field(
         default="info", validator=attrs.validators.in_(("debug", "info", "warning", "error"))

@@ -62,6 +62,17 @@ class Node:
         host, port = self.address
         return f"amqp://[{host}]:{port}" if ":" in host else f"amqp://{host}:{port}"
 
+    @property
+    def memory_limit_bytes(self) -> int:
+        """What the process may occupy without the memory alarm."""
+        total = self.world.memory.total_bytes()
+        return min(self.config.vm_memory_high_watermark.octets_of(total), total)
+
+    @property
+    def disk_free_limit_bytes(self) -> int:
+        """What must be free on the disk without the disk alarm."""
+        return self.config.disk_free_limit.octets_of(self.world.memory.total_bytes())
+
     async def __aenter__(self) -> Self:
         self._running = self._run()
         await self._running.__aenter__()
@@ -192,13 +203,12 @@ class Node:
 
     def _watch(self, now_s: float) -> None:
         """Look whether memory or disk run low, and come back."""
-        config, memory = self.config, self.world.memory
-        limit = int(memory.total_bytes() * config.vm_memory_high_watermark)
+        memory = self.world.memory
         if "memory" in self.broker.alarms:
             memory.give_back()
-        self.broker.check_memory(memory.used_bytes(), limit)
+        self.broker.check_memory(memory.used_bytes(), self.memory_limit_bytes)
         if self._keeping is not None:
-            is_low = self._keeping.free_bytes() < config.disk_free_limit_bytes
+            is_low = self._keeping.free_bytes() < self.disk_free_limit_bytes
             self.broker.set_alarm("disk", is_low or self._keeping.is_full)
         self.broker.deadlines.at(now_s + _WATCH_S, self._watch)
 

@@ -117,7 +117,7 @@ async def test_while_the_disk_is_full_consumers_go_on_and_publishers_wait(
     watched: Broker, shim: DiskShim, limit_bytes: str, tiny: bool
 ) -> None:
     watched.tiny = tiny
-    watched.environment["AMQPBROKER_DISK_FREE_LIMIT_BYTES"] = limit_bytes
+    watched.environment["AMQPBROKER_DISK_FREE_LIMIT"] = limit_bytes
     room_bytes = 200_000 + int(limit_bytes) // 2
     full = await run_full_disk(watched, shim, room_bytes, killed=False)
     assert full.report.is_sound, full.report
@@ -128,7 +128,7 @@ async def test_while_the_disk_is_full_consumers_go_on_and_publishers_wait(
 async def test_a_node_that_starts_on_a_full_disk_goes_on_when_there_is_room(
     watched: Broker, shim: DiskShim
 ) -> None:
-    watched.environment["AMQPBROKER_DISK_FREE_LIMIT_BYTES"] = "0"
+    watched.environment["AMQPBROKER_DISK_FREE_LIMIT"] = "0"
     full = await run_full_disk(watched, shim, 200_000, killed=True)
     assert full.report.is_sound, full.report
 

@@ -29,9 +29,7 @@ from amqpbroker.testing.client import Client, Content
 from amqpbroker.testing.sim_disk import SimCrash, SimDisk
 from amqpbroker.testing.world import Simulation, simulate
 
-CONFIG = Config(
-    listen="127.0.0.1:5672", data_dir="/data", name="rabbit@here", disk_free_limit_bytes=0
-)
+CONFIG = Config(listen="127.0.0.1:5672", data_dir="/data", name="rabbit@here", disk_free_limit=0)
 LIVES = 3
 STEPS = 16
 FULL_S = 3.0

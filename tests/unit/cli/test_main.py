@@ -101,6 +101,14 @@ def test_a_wrong_key_in_the_file_gets_one_line_and_status_78(tmp_path: Path) -> 
 
 
 @pytest.mark.slow
+def test_a_wrong_amount_gets_one_line_and_status_78() -> None:
+    result = run("serve", "--memory", "--vm-memory-high-watermark", "40%")
+
+    assert result.returncode == 78
+    assert "like 0.4, or an amount like 1GiB" in one_line(result.stderr)
+
+
+@pytest.mark.slow
 def test_without_a_command_the_help_is_shown() -> None:
     result = run("--help")
 

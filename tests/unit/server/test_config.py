@@ -7,6 +7,7 @@ import pytest
 
 from amqpbroker.errors import ConfigError
 from amqpbroker.server.config import Config, load_config
+from amqpbroker.server.limits import Amount
 
 
 def refused(
@@ -54,7 +55,8 @@ def test_the_environment_is_read_as_numbers_and_truths() -> None:
 
     config = load_config({}, environment)
 
-    assert (config.memory, config.channel_max, config.vm_memory_high_watermark) == (True, 5, 0.5)
+    assert (config.memory, config.channel_max) == (True, 5)
+    assert config.vm_memory_high_watermark == Amount(of_memory=0.5)
 
 
 def test_an_ipv6_address_stands_in_brackets() -> None:
@@ -85,12 +87,74 @@ def test_an_unknown_key_is_told_which_there_are(tmp_path: Path) -> None:
         ("connections_max = 0", "connections_max must be a whole number, 1 or more"),
         ("message_bytes_max = 1e6", "message_bytes_max must be a whole number"),
         ("heartbeat_s = 70000", "heartbeat_s must be a whole number, between 0 and 65535"),
-        ("vm_memory_high_watermark = 2", "must be a number above 0 and up to 1"),
+        ("vm_memory_high_watermark = 2", "a share of the memory between 0 and 1, like 0.4"),
+        ("vm_memory_high_watermark = '1073741824'", ".absolute = 1073741824, not '1073741824'"),
+        ("vm_memory_high_watermark = -0.1", "not -0.1"),
+        ("vm_memory_high_watermark = nan", "not nan"),
+        ("vm_memory_high_watermark.relative = '0.4GB'", "not {'relative': '0.4GB'}"),
+        ("disk_free_limit = -1", "an amount like 50MB, 2GiB or 50000000 (octets)"),
+        ("disk_free_limit = '50XB'", "not '50XB'"),
+        ("disk_free_limit = '1.5GB'", "not '1.5GB'"),
+        ("disk_free_limit = 1.5", "disk_free_limit.relative = 1.5, not 1.5"),
+        ("disk_free_limit = true", "not True"),
+        ("disk_free_limit = []", "not []"),
+        ("disk_free_limit = {}", "not {}"),
+        ("disk_free_limit = 'half 1'", "not 'half 1'"),
+        ("disk_free_limit.absolut = '1GB'", "not {'absolut': '1GB'}"),
+        ("disk_free_limit.absolute = '1 GB'", "not {'absolute': '1 GB'}"),
+        ("data_dir = 5", "data_dir must be the path of a folder, not 5"),
+        ('data_dir = "a\\u0000b"', "data_dir must be the path of a folder"),
         ("log_level = 'loud'", "log_level"),
     ],
 )
 def test_a_wrong_value_is_told_what_is_right(tmp_path: Path, line: str, complaint: str) -> None:
     assert complaint in refused(file=written(tmp_path, line))
+
+
+MIB, GIB = 1 << 20, 1 << 30
+
+
+@pytest.mark.parametrize(
+    ("line", "octets"),
+    [
+        ("disk_free_limit = 50000000", 50_000_000),
+        ("disk_free_limit = '50MB'", 50_000_000),
+        ("disk_free_limit = '2GiB'", 2 * GIB),
+        ("disk_free_limit.absolute = '500Mi'", 500 * MIB),
+        ("disk_free_limit.absolute = 0", 0),
+        ("disk_free_limit.absolute = '10k'", 10_000),
+        ("disk_free_limit.absolute = '3tb'", 3_000_000_000_000),
+        ("disk_free_limit.relative = 1.5", 12 * GIB),
+        ("disk_free_limit.relative = 1", 8 * GIB),
+        ("disk_free_limit = 'mem_relative 0.25'", 2 * GIB),
+        ("disk_free_limit = {relative = 1.5, absolute = '1GB'}", 1_000_000_000),
+        ("vm_memory_high_watermark = 0.5", 4 * GIB),
+        ("vm_memory_high_watermark = '0.25'", 2 * GIB),
+        ("vm_memory_high_watermark = 0", 0),
+        ("vm_memory_high_watermark.relative = 0.5", 4 * GIB),
+        ("vm_memory_high_watermark.relative = '1'", 8 * GIB),
+        ("vm_memory_high_watermark.absolute = 1073741824", GIB),
+        ("vm_memory_high_watermark.absolute = '1GiB'", GIB),
+        ("vm_memory_high_watermark = '100M'", 100_000_000),
+        ("vm_memory_high_watermark = 'absolute 1073741824'", GIB),
+    ],
+)
+def test_an_amount_has_a_unit_or_is_a_share_of_the_memory(
+    tmp_path: Path, line: str, octets: int
+) -> None:
+    config = load_config({}, {}, written(tmp_path, line))
+
+    name = line.partition(".")[0].split()[0]
+    assert getattr(config, name).octets_of(8 * GIB) == octets
+
+
+def test_amounts_come_from_flags_and_the_environment_too() -> None:
+    config = load_config(
+        {"disk_free_limit": "mem_relative 2"}, {"AMQPBROKER_VM_MEMORY_HIGH_WATERMARK": "1GiB"}
+    )
+
+    assert config.disk_free_limit.octets_of(GIB) == 2 * GIB
+    assert config.vm_memory_high_watermark.octets_of(8 * GIB) == GIB
 
 
 def test_a_file_that_is_not_there_or_not_toml_is_named(tmp_path: Path) -> None:

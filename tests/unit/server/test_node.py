@@ -161,6 +161,19 @@ def test_under_the_memory_alarm_a_publisher_is_blocked_and_a_consumer_served() -
     ]
 
 
+def test_the_limits_of_memory_and_disk_follow_the_machine() -> None:
+    async def scenario(sim: Simulation) -> list[int]:
+        seen = []
+        for watermark, free in ((0.4, "50MB"), ("100GiB", {"relative": 1.5})):
+            config = Config(memory=True, vm_memory_high_watermark=watermark, disk_free_limit=free)
+            node = Node(config, sim.world)
+            seen += [node.memory_limit_bytes, node.disk_free_limit_bytes]
+        return seen
+
+    memory = 8 << 30
+    assert simulate(10, scenario) == [memory * 2 // 5, 50_000_000, memory, memory * 3 // 2]
+
+
 def test_a_peer_that_is_lost_while_it_is_held_does_not_live_on() -> None:
     async def scenario(sim: Simulation) -> int:
         async with Node(CONFIG, sim.world) as node:

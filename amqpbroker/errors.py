@@ -156,3 +156,7 @@ class DiskFailure(Exception):
 
 class DefinitionError(Exception):
     """A definition that makes no sense; the text says why. Nothing was changed."""
+
+
+class LinkFault(Exception):
+    """A stream between nodes that cannot go on; the text says why."""

@@ -1,0 +1,180 @@
+"""Streams between nodes, as their users see them, and the frames that travel on them.
+
+A frame is the count of the octets in its payload (32 bits), its kind (8 bits), and the payload.
+Kinds under `FIRST_USER_KIND` are the link's own; what the others mean is their users' matter.
+"""
+
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable
+from struct import Struct
+
+from amqpbroker.errors import LinkFault
+
+HELLO, CHALLENGE, PROOF, WELCOME, REFUSAL, HEARTBEAT, REVISION = range(7)
+"""The link's own kinds of frames."""
+FIRST_USER_KIND = 16
+
+FRAME_BYTES_MAX = 256 << 20
+"""The payload of one frame; a message that a client may send has room in it."""
+OUTBOX_BYTES_HIGH = 1 << 20
+"""From here on, nothing that can wait should be sent: consumers get no credit."""
+OUTBOX_BYTES_MAX = 64 << 20
+"""What may wait for a peer that does not read; past that the stream is broken."""
+SEND_BYTES_MAX = 256 * 1024
+"""Given to the system at once; then the link's own frames go first, and other peers."""
+
+_HEAD = Struct(">IB")
+HEAD_BYTES = _HEAD.size
+
+
+class Link(ABC):
+    """One stream to another node, as its user sees it.
+
+    Frames arrive in the order in which they were sent, or not at all; nothing is sent again on the
+    stream that follows a broken one.
+    """
+
+    node: str
+    """The name of the node at the other end."""
+    version: int
+    """The version of the protocol that both speak, while it is up."""
+    is_up: bool
+
+    @property
+    @abstractmethod
+    def outbox_bytes(self) -> int:
+        """Octets that the system has not taken yet; over `OUTBOX_BYTES_HIGH`, hold back."""
+
+    @abstractmethod
+    def send(self, kind: int, pieces: list[bytes]) -> None:
+        """Send a frame whose payload is ``pieces``, which must not change any more.
+
+        It goes out at the end of the turn. While the link is down it is dropped, and so it is when
+        too much waits already (`OUTBOX_BYTES_MAX`): then the stream breaks.
+        """
+
+
+class LinkUser(ABC):
+    """What sends and receives on links.
+
+    A node has one for the streams that it has dialled, to ask others, and one for those that it was
+    dialled on, to answer. Everything is called from within a turn, which ends soon after.
+    """
+
+    @abstractmethod
+    def up(self, link: Link) -> None:
+        """``link`` has a stream; nothing has travelled on it yet."""
+
+    @abstractmethod
+    def down(self, link: Link) -> None:
+        """The stream is broken: what was asked is not answered, what was sent may have arrived.
+
+        A link to a node that this node dials may come up again. One that was accepted does not.
+        """
+
+    @abstractmethod
+    def frame(self, link: Link, kind: int, payload: bytes) -> int:
+        """A frame has come, of a kind from `FIRST_USER_KIND` on; the work it was.
+
+        Work is counted as a `Turn` counts it, in messages: after a turn's work others have the
+        processor. Raises `LinkFault` for what makes no sense: then the stream breaks.
+        """
+
+    @abstractmethod
+    def drained(self, link: Link) -> None:
+        """What waited in the outbox after an earlier turn has been taken by the system."""
+
+
+def encode_frame(kind: int, payload: bytes = b"") -> bytes:
+    """A frame, as octets."""
+    return _HEAD.pack(len(payload), kind) + payload
+
+
+class Outbox:
+    """Frames that wait to be sent, in their order; those of the link itself go first."""
+
+    def __init__(self) -> None:
+        self.size_bytes = 0
+        """Octets of everything that waits, heads included."""
+        self._frames: deque[tuple[bytes, list[bytes]]] = deque()
+        self._own: list[bytes] = []
+        self._unsent = memoryview(b"")
+        self._limit_bytes = OUTBOX_BYTES_MAX
+
+    def add(self, kind: int, pieces: list[bytes]) -> bool:
+        """Add a frame at the end; whether there was room for it.
+
+        However big a frame is, it has room if what waits before it is not too much.
+        """
+        if self.size_bytes > self._limit_bytes:
+            return False
+        size = sum(map(len, pieces))
+        assert size <= FRAME_BYTES_MAX, size
+        self._frames.append((_HEAD.pack(size, kind), pieces))
+        self.size_bytes += HEAD_BYTES + size
+        self._limit_bytes = max(self._limit_bytes, OUTBOX_BYTES_MAX + size)
+        return True
+
+    def add_own(self, kind: int, payload: bytes = b"") -> None:
+        """Add a frame that waits for no other but those that are partly sent."""
+        frame = encode_frame(kind, payload)
+        self._own.append(frame)
+        self.size_bytes += len(frame)
+
+    def send(self, take: Callable[[memoryview], int]) -> None:
+        """Offer octets to ``take``, which returns how many it takes: all, or what it has room for.
+
+        At most `SEND_BYTES_MAX` of them.
+        """
+        if not self._unsent:
+            self._unsent = memoryview(self._gather())
+        taken = take(self._unsent[:SEND_BYTES_MAX])
+        self._unsent = self._unsent[taken:]
+        self.size_bytes -= taken
+        if not self.size_bytes:
+            self._limit_bytes = OUTBOX_BYTES_MAX
+
+    def _gather(self) -> bytes:
+        """Some whole frames; more than may be sent at once only if the last of them is big."""
+        parts, self._own = self._own, []
+        size = 0
+        while self._frames and size < SEND_BYTES_MAX:
+            head, pieces = self._frames.popleft()
+            size += HEAD_BYTES + sum(map(len, pieces))
+            parts.append(head)
+            parts += pieces
+        return b"".join(parts)
+
+
+class Inbox:
+    """Makes frames of octets as they come; at most one unfinished frame is kept."""
+
+    def __init__(self, frame_bytes_max: int) -> None:
+        self.frame_bytes_max = frame_bytes_max
+        """What the payload of a frame may have."""
+        self._octets = bytearray()
+        self._start = 0
+
+    def receive(self, data: bytes) -> None:
+        """Take octets; before that, `next_frame` must have had all frames out."""
+        self._octets += data
+
+    def next_frame(self) -> tuple[int, bytes] | None:
+        """The next whole frame, kind and payload; None if there is none yet.
+
+        Raises `LinkFault` when one is announced that is too big.
+        """
+        octets, start = self._octets, self._start
+        have = len(octets) - start - HEAD_BYTES
+        if have >= 0:
+            size, kind = _HEAD.unpack_from(octets, start)
+            if size > self.frame_bytes_max:
+                raise LinkFault(f"a frame of {size} octets, more than {self.frame_bytes_max}")
+            if have >= size:
+                start += HEAD_BYTES
+                self._start = start + size
+                return kind, bytes(memoryview(octets)[start : start + size])
+        del octets[:start]
+        self._start = 0
+        return None

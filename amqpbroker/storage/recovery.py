@@ -212,7 +212,7 @@ def recover(disk: Disk, folder: str) -> Recovered:
 
 def _read(disk: Disk, path: str, damages: list[Damage]) -> list[_Batch]:
     """The batches in a file."""
-    file = disk.open(path)
+    file = disk.open(path, read_only=True)
     try:
         data = file.read(0, file.size_bytes)
     finally:

@@ -185,7 +185,7 @@ class Segments:
         if number in self._open:
             return self._open[number]
         if self._reading is None or self._reading[0] != number:
-            file = self._disk.open(self._path(number))
+            file = self._disk.open(self._path(number), read_only=True)
             self._close_reading()
             self._reading = number, file
         return self._reading[1]
@@ -283,7 +283,7 @@ def segment_numbers(disk: Disk, folder: str) -> list[int]:
 
 def stored_chunks(disk: Disk, folder: str, number: int) -> list[Place]:
     """Where chunks lie in a segment by their headers, up to the first that is not sound."""
-    file = disk.open(segment_path(folder, number))
+    file = disk.open(segment_path(folder, number), read_only=True)
     try:
         places: list[Place] = []
         position = FILE_HEAD_BYTES

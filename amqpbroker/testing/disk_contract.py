@@ -51,6 +51,32 @@ class DiskContract(ABC):
     def test_a_folder_is_not_opened_as_a_file(self, disk: Disk, folder: str) -> None:
         with pytest.raises(IsADirectoryError):
             disk.open(folder)
+        with pytest.raises(IsADirectoryError):
+            disk.open(folder, read_only=True)
+
+    async def test_a_file_that_is_only_read_is_not_changed(self, disk: Disk, folder: str) -> None:
+        with pytest.raises(FileNotFoundError):
+            disk.open(f"{folder}/a", read_only=True)
+        file = disk.open(f"{folder}/a", create=True)
+        file.append(b"one")
+        only_read = disk.open(f"{folder}/a", read_only=True)
+        assert only_read.size_bytes == 3
+        assert only_read.read(1, 100) == b"ne"
+        with pytest.raises(OSError) as refused:
+            only_read.append(b"two")
+        assert refused.value.errno == errno.EBADF
+        with pytest.raises(OSError) as refused:
+            only_read.truncate(0)
+        assert refused.value.errno == errno.EBADF
+        with pytest.raises(OSError) as refused:
+            await only_read.sync()
+        assert refused.value.errno == errno.EBADF
+        only_read.lock()
+        with pytest.raises(BlockingIOError):
+            file.lock()
+        only_read.close()
+        assert file.read(0, 100) == b"one"
+        file.close()
 
     def test_a_read_is_short_only_where_the_file_ends(self, disk: Disk, folder: str) -> None:
         file = disk.open(f"{folder}/a", create=True)

@@ -118,10 +118,11 @@ class _Folder(_Stored[_Names, tuple[str | None, _Node]]):
 class SimFile(File):
     """A file of a `SimDisk`; it dies with the crash or the restart of its disk."""
 
-    def __init__(self, disk: "SimDisk", path: str, content: _Content) -> None:
+    def __init__(self, disk: "SimDisk", path: str, content: _Content, read_only: bool) -> None:
         self.path = path
         self._disk = disk
         self._content = content
+        self._read_only = read_only
         self._starts = disk.starts
         self._closed = False
         self._syncing = False
@@ -145,6 +146,8 @@ class SimFile(File):
 
     def _check_trusted(self) -> None:
         self._check()
+        if self._read_only:
+            raise _error(errno.EBADF, self.path)
         if self._sync_failed:
             raise _error(errno.EIO, self.path)
 
@@ -301,14 +304,14 @@ class SimDisk(Disk):
     def _free_bytes(self) -> int:
         return max(0, self.capacity_bytes - _used_bytes(self._root))
 
-    def open(self, path: str, create: bool = False) -> File:
+    def open(self, path: str, create: bool = False, read_only: bool = False) -> File:
         with self.sure_call("open", path, create):
             folder, name = self._place(path)
             node = folder.seen.get(name)
             if node is None and create:
                 node = _Content()
                 folder.change((name, node))
-            return SimFile(self, path, _file(node, path))
+            return SimFile(self, path, _file(node, path), read_only)
 
     def make_folder(self, path: str) -> None:
         with self.sure_call("make folder", path):

@@ -155,8 +155,12 @@ class Disk(ABC):
     """
 
     @abstractmethod
-    def open(self, path: str, create: bool = False) -> File:
-        """Open the file at ``path``; with ``create``, make an empty one where there is none."""
+    def open(self, path: str, create: bool = False, read_only: bool = False) -> File:
+        """Open the file at ``path``; with ``create``, make an empty one where there is none.
+
+        With ``read_only`` no right to write is needed, and `append`, `truncate` and `sync` raise
+        `OSError` (EBADF).
+        """
 
     @abstractmethod
     def make_folder(self, path: str) -> None:
@@ -191,7 +195,7 @@ class Disk(ABC):
 
     @abstractmethod
     def free_bytes(self, path: str) -> int:
-        """What can still be written where ``path`` lies."""
+        """What can still be written where ``path`` lies; very much if nobody knows."""
 
 
 class Memory(ABC):

@@ -13,6 +13,7 @@ import trio
 from amqpbroker.world.contracts import Disk, File
 from amqpbroker.world.syncer import Syncer
 
+_UNKNOWN_BYTES = 1 << 60
 _LARGE_BYTES = 1 << 20
 """To free a file of this size takes a fifth of a millisecond; of 64 MiB, 12 ms."""
 
@@ -24,12 +25,18 @@ def _refusal(path: str) -> OSError:
 class _SystemFile(File):
     """A file by its descriptor."""
 
-    def __init__(self, path: str, create: bool, syncer: Syncer) -> None:
+    def __init__(self, path: str, create: bool, read_only: bool, syncer: Syncer) -> None:
         self.path = path
         self._syncer = syncer
-        flags = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | (os.O_CREAT if create else 0)
+        self._read_only = read_only
+        flags = os.O_RDONLY if read_only else os.O_RDWR | os.O_APPEND
+        flags |= os.O_CLOEXEC | (os.O_CREAT if create else 0)
         self._descriptor = os.open(path, flags, 0o600)
-        self._size_bytes = os.fstat(self._descriptor).st_size
+        state = os.fstat(self._descriptor)
+        if stat.S_ISDIR(state.st_mode):  # To read it is no error at once.
+            os.close(self._descriptor)
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+        self._size_bytes = state.st_size
         self._syncing = False
         self._sync_failed = False
 
@@ -44,6 +51,8 @@ class _SystemFile(File):
 
     def _check_trusted(self) -> None:
         self._check()
+        if self._read_only:
+            raise OSError(errno.EBADF, "the file is only read", self.path)
         if self._sync_failed:
             raise _refusal(self.path)
 
@@ -108,8 +117,8 @@ class SystemDisk(Disk):
         self._syncer = syncer or Syncer()
         self._folders_failed: set[tuple[int, int]] = set()
 
-    def open(self, path: str, create: bool = False) -> File:
-        return _SystemFile(path, create, self._syncer)
+    def open(self, path: str, create: bool = False, read_only: bool = False) -> File:
+        return _SystemFile(path, create, read_only, self._syncer)
 
     def make_folder(self, path: str) -> None:
         try:
@@ -167,4 +176,6 @@ class SystemDisk(Disk):
 
     def free_bytes(self, path: str) -> int:
         state = os.statvfs(path)
+        if not state.f_blocks:
+            return _UNKNOWN_BYTES  # Some network file systems do not say.
         return state.f_bavail * state.f_frsize

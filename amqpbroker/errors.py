@@ -160,3 +160,7 @@ class DefinitionError(Exception):
 
 class LinkFault(Exception):
     """A stream between nodes that cannot go on; the text says why."""
+
+
+class Overtaken(Exception):
+    """Something else was decided first: what the change was about is not as it was any more."""

@@ -24,7 +24,7 @@ from amqpbroker.definitions import (
     VHostDefinition,
     put,
 )
-from amqpbroker.errors import ConnectionForced, HardError
+from amqpbroker.errors import ConnectionForced, HardError, Overtaken
 from amqpbroker.protocol.intake import WireLimits
 from amqpbroker.queues.classic import ClassicQueues
 from amqpbroker.queues.queue import Destination, Pending, QueueType
@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from amqpbroker.broker.session import Session
 
 log = logging.getLogger(__name__)
+
+_AGAIN_S = 1.0
+"""What has to be decided, and cannot be for now, is tried again after so long."""
 
 
 @attrs.frozen
@@ -82,7 +85,7 @@ class Broker:
         self.coordinator: Coordinator = ForgetfulCoordinator(self.apply)
         self.turn = Turn()
         self.deadlines = Deadlines()
-        self._keeper = QueueKeeper(self.turn.wake, world.clock, self.deadlines, self.submit)
+        self._keeper = QueueKeeper(self.turn.wake, world.clock, self.deadlines, self.see_to)
         self._replies: dict[str, Destination] = {}
         self.vhosts: dict[str, VHost] = {}
         self.users: dict[str, UserDefinition] = {}
@@ -111,9 +114,31 @@ class Broker:
         """
         decided = self.coordinator.submit(change)
         vhost = self.vhosts.get(getattr(change.definition, "vhost", ""))
-        if vhost is not None:
-            vhost.delete_unused()
-        return decided
+        if vhost is None:
+            return decided
+        vhost.delete_unused()  # As far as the change is carried out already.
+        return decided and decided.chain(lambda _: vhost.delete_unused())
+
+    def see_to(self, change: Change) -> Pending[None] | None:
+        """As `submit`, of a change that has to come, however long it takes.
+
+        The answer never fails: when something else was decided first, that is as good.
+        """
+        decided = self.submit(change)
+        if decided is None:
+            return None
+        seen: Pending[None] = Pending()
+
+        def fail(error: Exception) -> None:
+            if isinstance(error, Overtaken):
+                seen.resolve(None)
+                return
+            log.warning("%s; it is tried again", error)
+            now_s = self.world.clock.monotonic_s()
+            self.deadlines.at(now_s + _AGAIN_S, lambda _: seen.follow(lambda: self.see_to(change)))
+
+        decided.then, decided.otherwise = seen.resolve, fail
+        return seen
 
     def apply(self, change: Change) -> None:
         """Carry out a change that was decided on: the one way in for definitions."""
@@ -122,7 +147,14 @@ class Broker:
     def _put_vhost(self, definition: VHostDefinition) -> None:
         if definition.name in self.vhosts:
             return
-        vhost = VHost(definition.name, self._queue_types, self.submit, self._keeper, self._replies)
+        vhost = VHost(
+            definition.name,
+            self._queue_types,
+            self.submit,
+            self.see_to,
+            self._keeper,
+            self._replies,
+        )
         self.vhosts[definition.name] = vhost
         for exchange in predeclared(definition.name):
             vhost.put_exchange(exchange)

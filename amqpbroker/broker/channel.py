@@ -352,16 +352,13 @@ class Channel:
         self.reply_consumer = None
 
     def _remove_consumer(self, consumer: ChannelConsumer) -> None:
-        """Take a consumer away; an auto-delete queue goes with its last."""
+        """Take a consumer away."""
         del self._consumers[consumer.tag]
         self._leave(consumer)
 
     def _leave(self, consumer: ChannelConsumer) -> None:
         self.parked_consumers.pop(consumer, None)
-        queue = consumer.queue
-        queue.cancel(consumer)
-        if queue.definition.auto_delete and not queue.version and not queue.stat().consumers:
-            self.session.delete_queue(queue.definition.name)
+        consumer.queue.cancel(consumer)
 
     def consumer_cancelled(self, consumer: ChannelConsumer) -> None:
         """The queue is gone; a peer that can bear it is told so (consumer_cancel_notify)."""

@@ -18,7 +18,7 @@ from amqpbroker.broker.broker import Broker
 from amqpbroker.broker.channel import Channel
 from amqpbroker.broker.deadlines import Deadline
 from amqpbroker.broker.vhost import VHost
-from amqpbroker.definitions import UserDefinition
+from amqpbroker.definitions import UserDefinition, delete
 from amqpbroker.errors import (
     ConnectionForced,
     DiskFailure,
@@ -39,7 +39,7 @@ from amqpbroker.protocol.events import (
     SecretUpdated,
     Worked,
 )
-from amqpbroker.queues.queue import Pending, Queue
+from amqpbroker.queues.queue import Queue
 
 log = logging.getLogger(__name__)
 
@@ -267,19 +267,14 @@ class Session:
         for channel in self.channels.values():
             channel.publisher.forget_routes()
 
-    def delete_queue(
-        self, name: str, if_unused: bool = False, if_empty: bool = False
-    ) -> int | Pending[int]:
-        """Delete a queue, and forget it if it was the session's own; the count of ready messages.
+    def own(self, queue: Queue) -> None:
+        if self in self.broker.sessions:
+            self.own_queues[queue] = None
+        else:
+            self.broker.see_to(delete(queue.definition))
 
-        Raises what the virtual host has against it.
-        """
-        assert self.vhost is not None
-        queue = self.vhost.queues.get(name)
-        count = self.vhost.delete_queue(name, self, if_unused, if_empty)
-        if queue is not None:
-            self.own_queues.pop(queue, None)
-        return count
+    def disown(self, queue: Queue) -> None:
+        self.own_queues.pop(queue, None)
 
     def _tick(self, now_s: float) -> None:
         """Every half heartbeat: speak up, and listen."""
@@ -320,8 +315,7 @@ class Session:
         for channel in list(self.channels.values()):
             self.close_channel(channel)
         for queue in list(self.own_queues):
-            if not queue.version:
-                self.delete_queue(queue.definition.name)
+            self.broker.see_to(delete(queue.definition))
         self.own_queues.clear()
         self._blocked = self.held = False
         self.broker.held_sessions.pop(self, None)

@@ -113,8 +113,6 @@ def _declare_queue(channel: "Channel", method: commands.Queue.Declare) -> None:
         if wanted.name not in vhost.queues:
             _check_new_queue(channel, wanted)
         made = vhost.declare_queue(wanted, session)
-        if wanted.exclusive:
-            session.own_queues[vhost.queues[wanted.name]] = None
 
     def reply(queue: Queue) -> None:
         if not method.nowait:
@@ -171,7 +169,7 @@ def _delete_queue(channel: "Channel", method: commands.Queue.Delete) -> None:
 
     channel.hold_notices()
     try:
-        gone = channel.session.delete_queue(name, method.if_unused, method.if_empty)
+        gone = channel.vhost.delete_queue(name, channel.session, method.if_unused, method.if_empty)
     except SoftError:
         channel.release_notices()
         raise

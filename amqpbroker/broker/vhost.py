@@ -1,12 +1,13 @@
 """A virtual host: its exchanges and queues, and the rules for making and deleting them.
 
 The rules come first, and touch nothing: they compare what is asked with what there is, and end in
-an error of RabbitMQ's words or in a `Change`. Changes go through ``Broker.apply``, which calls the
-methods ``put_…`` and ``drop_…`` here; those have no opinion.
+an answer, in an error of RabbitMQ's words or in a `Wish`. Changes go through ``Broker.apply``,
+which calls the methods ``put_…`` and ``drop_…`` here; those have no opinion.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from amqpbroker.broker.decisions import Decisions, Wish
 from amqpbroker.definitions import (
     Arguments,
     BindingDefinition,
@@ -20,12 +21,13 @@ from amqpbroker.definitions import (
 from amqpbroker.errors import (
     AccessRefused,
     NotFound,
+    Overtaken,
     PreconditionFailed,
     ResourceLocked,
     Unimplemented,
 )
 from amqpbroker.queues.arguments import check_queue_type, compared_arguments
-from amqpbroker.queues.queue import Destination, Keeper, Pending, Queue, QueueType
+from amqpbroker.queues.queue import Destination, Keeper, Owner, Pending, Queue, QueueType, when_all
 from amqpbroker.routing.exchange import Headers
 from amqpbroker.routing.router import EXCHANGE_TYPES, Exchange, Router
 
@@ -41,6 +43,7 @@ class VHost:
         name: str,
         queue_types: Mapping[str, QueueType],
         submit: Callable[[Change], Pending[None] | None],
+        see_to: Callable[[Change], Pending[None] | None],
         keeper: Keeper,
         replies: dict[str, Destination],
     ) -> None:
@@ -53,14 +56,15 @@ class VHost:
         All virtual hosts share them: who knows an address may answer from anywhere (RabbitMQ).
         """
         self._queue_types = queue_types
-        self._unbound: list[Exchange] = []
+        self._unbound: dict[str, Exchange] = {}
         self._deleting_unused = False
-        self._submit = submit
+        self._see_to = see_to
+        self._decisions = Decisions(submit)
         self._keeper = keeper
 
     # -- rules: queues -------------------------------------------------------------------------
 
-    def queue(self, name: str, asker: object | None = None) -> Queue:
+    def queue(self, name: str, asker: Owner | None = None) -> Queue:
         """The queue ``name``.
 
         Raises `NotFound`, or `ResourceLocked` if it is another connection's own.
@@ -68,7 +72,7 @@ class VHost:
         queue = self.queues.get(name)
         if queue is None:
             raise NotFound(f"no queue '{name}' in vhost '{self.name}'")
-        if queue.owner is not None and queue.owner is not asker:
+        if queue.definition.exclusive and queue.owner is not asker:
             raise self._locked(name)
         return queue
 
@@ -79,53 +83,68 @@ class VHost:
             " value does not match that of the original declaration."
         )
 
-    def declare_queue(self, wanted: QueueDefinition, asker: object) -> Queue | Pending[Queue]:
+    def declare_queue(self, wanted: QueueDefinition, asker: Owner) -> Queue | Pending[Queue]:
         """The queue as ``wanted``, made if there is none.
 
         Raises `PreconditionFailed` if there is another.
         """
+        return self._decisions.decide(
+            ("queue", wanted.name), lambda: self._look_for_queue(wanted, asker)
+        )
+
+    def _look_for_queue(self, wanted: QueueDefinition, asker: Owner) -> Queue | Wish[Queue]:
         queue = self.queues.get(wanted.name)
         if queue is None:
-            return self._create_queue(wanted, asker)
-        if queue.owner is not (asker if wanted.exclusive else None):
+            self._check_new_queue(wanted)
+            return Wish(put(wanted), lambda: self._made_queue(wanted, asker))
+        there = queue.definition
+        if wanted.exclusive != there.exclusive or (there.exclusive and queue.owner is not asker):
             raise self._locked(wanted.name)
         what = f"queue '{wanted.name}' in vhost '{self.name}'"
-        there = queue.definition
         _check_same(what, "durable", wanted.durable, there.durable)
         _check_same(what, "auto_delete", wanted.auto_delete, there.auto_delete)
         _check_same_arguments(what, compared_arguments(there), wanted.arguments, there.arguments)
         return queue
 
-    def _create_queue(self, wanted: QueueDefinition, asker: object) -> Queue | Pending[Queue]:
+    def _check_new_queue(self, wanted: QueueDefinition) -> None:
         check_queue_type(wanted, (*self._queue_types, *_LATER_QUEUE_TYPES))
         if wanted.type not in self._queue_types:
             raise Unimplemented(
                 f"queues of type '{wanted.type}' are not there yet: declare the type 'classic'"
             )
         self._queue_types[wanted.type].check(wanted)
-        made = self._submit(put(wanted))
-        queue = self.queues[wanted.name]
+
+    def _made_queue(self, wanted: QueueDefinition, asker: Owner) -> Queue:
+        """The queue that was made as ``wanted``; until now an exclusive one was nobody's."""
+        queue = self.queues.get(wanted.name)
+        if queue is None:
+            raise Overtaken
         if wanted.exclusive:
             queue.owner = asker
-        return queue if made is None else made.giving(queue)
+            asker.own(queue)
+        return queue
 
     def delete_queue(
-        self, name: str, asker: object, if_unused: bool = False, if_empty: bool = False
+        self, name: str, asker: Owner | None, if_unused: bool = False, if_empty: bool = False
     ) -> int | Pending[int]:
         """Delete a queue.
 
         How many messages were ready. One that is not there has none (RabbitMQ).
         """
-        if name not in self.queues:
-            return 0
-        stat = self.queue(name, asker).stat()
-        what = f"queue '{name}' in vhost '{self.name}'"
-        if if_empty and stat.ready:
-            raise PreconditionFailed(f"{what} not empty")
-        if if_unused and stat.consumers:
-            raise PreconditionFailed(f"{what} in use")
-        gone = self._submit(delete(self.queues[name].definition))
-        return stat.ready if gone is None else gone.giving(stat.ready)
+
+        def rule() -> int | Wish[int]:
+            if name not in self.queues:
+                return 0
+            queue = self.queue(name, asker)
+            stat = queue.stat()
+            what = f"queue '{name}' in vhost '{self.name}'"
+            if if_empty and stat.ready:
+                raise PreconditionFailed(f"{what} not empty")
+            if if_unused and stat.consumers:
+                raise PreconditionFailed(f"{what} in use")
+            return Wish(delete(queue.definition), lambda: stat.ready)
+
+        return self._decisions.decide(("queue", name), rule)
 
     # -- rules: exchanges ----------------------------------------------------------------------
 
@@ -143,9 +162,14 @@ class VHost:
 
     def declare_exchange(self, wanted: ExchangeDefinition) -> Pending[None] | None:
         """See to an exchange as ``wanted``. Raises `PreconditionFailed` if there is another."""
+        return self._decisions.decide(
+            ("exchange", wanted.name), lambda: self._look_for_exchange(wanted)
+        )
+
+    def _look_for_exchange(self, wanted: ExchangeDefinition) -> Wish[None] | None:
         exchange = self.router.exchanges.get(wanted.name)
         if exchange is None:
-            return self._submit(put(wanted))
+            return Wish(put(wanted), _done)
         what = f"exchange '{wanted.name}' in vhost '{self.name}'"
         there = exchange.definition
         _check_same(what, "type", wanted.type, there.type)
@@ -165,33 +189,43 @@ class VHost:
 
     def delete_exchange(self, name: str, if_unused: bool) -> Pending[None] | None:
         """Delete an exchange; one that is not there is no fault (RabbitMQ)."""
-        exchange = self.router.exchanges.get(name)
-        if exchange is None:
-            return None
-        if if_unused and exchange.bindings:
-            raise PreconditionFailed(f"exchange '{name}' in vhost '{self.name}' in use")
-        return self._submit(delete(exchange.definition))
+
+        def rule() -> Wish[None] | None:
+            exchange = self.router.exchanges.get(name)
+            if exchange is None:
+                return None
+            if if_unused and exchange.bindings:
+                raise PreconditionFailed(f"exchange '{name}' in vhost '{self.name}' in use")
+            return Wish(delete(exchange.definition), _done)
+
+        return self._decisions.decide(("exchange", name), rule)
 
     # -- rules: bindings -----------------------------------------------------------------------
 
-    def bind(self, binding: BindingDefinition, asker: object) -> Pending[None] | None:
+    def bind(self, binding: BindingDefinition, asker: Owner | None) -> Pending[None] | None:
         """Bind a queue or exchange. Raises `NotFound`, or what the source's type has to say."""
-        source = self.exchange(binding.source)
-        self._check_destination(binding, asker)
-        source.type.check(binding)
-        if binding.identity in source.bindings:
-            return None
-        return self._submit(put(binding))
 
-    def unbind(self, binding: BindingDefinition, asker: object) -> Pending[None] | None:
+        def rule() -> Wish[None] | None:
+            source = self.exchange(binding.source)
+            self._check_destination(binding, asker)
+            source.type.check(binding)
+            return None if binding.identity in source.bindings else Wish(put(binding), _done)
+
+        return self._decisions.decide(("binding", binding.source, binding.identity), rule)
+
+    def unbind(self, binding: BindingDefinition, asker: Owner | None) -> Pending[None] | None:
         """Unbind; a binding, or an end of it, that is not there is no fault (RabbitMQ)."""
-        source = self.router.exchanges.get(binding.source)
-        if source is None or binding.identity not in source.bindings:
-            return None
-        self._check_destination(binding, asker)
-        return self._submit(delete(binding))
 
-    def _check_destination(self, binding: BindingDefinition, asker: object) -> None:
+        def rule() -> Wish[None] | None:
+            source = self.router.exchanges.get(binding.source)
+            if source is None or binding.identity not in source.bindings:
+                return None
+            self._check_destination(binding, asker)
+            return Wish(delete(binding), _done)
+
+        return self._decisions.decide(("binding", binding.source, binding.identity), rule)
+
+    def _check_destination(self, binding: BindingDefinition, asker: Owner | None) -> None:
         if binding.destination_type == "queue":
             self.queue(binding.destination, asker)
         else:
@@ -229,6 +263,7 @@ class VHost:
         for binding in self.router.bindings_to_exchange(definition.name):
             self._unbind(binding)
         self.router.remove_exchange(definition.name)
+        self._unbound.pop(definition.name, None)
 
     def put_queue(self, definition: QueueDefinition) -> None:
         """Carry out a change."""
@@ -241,7 +276,9 @@ class VHost:
         for binding in self.router.bindings_to_queue(definition.name):
             self._unbind(binding)
         queue.delete()
-        queue.owner = None  # A remembered way to the queue must not keep who owned it.
+        if queue.owner is not None:
+            queue.owner.disown(queue)
+            queue.owner = None  # A remembered way to the queue must not keep who owned it.
 
     def put_binding(self, definition: BindingDefinition) -> None:
         """Carry out a change."""
@@ -255,27 +292,33 @@ class VHost:
         exchange = self.router.exchanges[binding.source]
         gone = self.router.unbind(binding)
         if gone and exchange.definition.auto_delete and not exchange.bindings:
-            self._unbound.append(exchange)
+            self._unbound[exchange.definition.name] = exchange
 
-    def delete_unused(self) -> None:
+    def delete_unused(self) -> Pending[None] | None:
         """Delete the auto-delete exchanges that have lost their last binding in a change.
 
         And those that do so thereby, one after the other: they may lead in circles, and chains of
         them may be longer than any stack.
         """
         if self._deleting_unused:
-            return  # Whoever does it already comes to these too.
+            return None  # Whoever does it already comes to these too.
         self._deleting_unused = True
+        decided = []
         while self._unbound:
-            exchange = self._unbound.pop()
-            if self.router.exchanges.get(exchange.definition.name) is exchange:
-                self._submit(delete(exchange.definition))
+            name, exchange = self._unbound.popitem()
+            if self.router.exchanges.get(name) is exchange and not exchange.bindings:
+                decided.append(self._see_to(delete(exchange.definition)))
         self._deleting_unused = False
+        return when_all(decided)
 
     def close(self) -> None:
         """Drop everything."""
         for queue in list(self.queues.values()):
             self.drop_queue(queue.definition)
+
+
+def _done() -> None:
+    """The answer to what has none."""
 
 
 def check_name(kind: str, name: str) -> None:

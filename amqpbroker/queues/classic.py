@@ -14,7 +14,16 @@ from amqpbroker.errors import AccessRefused
 from amqpbroker.message import Batch, Origin
 from amqpbroker.queues.arguments import check_declare
 from amqpbroker.queues.expiry import Expiry, Lease
-from amqpbroker.queues.queue import Consumer, Got, Keeper, Outcome, Queue, QueueStat, QueueType
+from amqpbroker.queues.queue import (
+    Consumer,
+    Got,
+    Keeper,
+    Outcome,
+    Owner,
+    Queue,
+    QueueStat,
+    QueueType,
+)
 from amqpbroker.queues.ready import Line, Priorities, Ready
 from amqpbroker.queues.rota import Rota
 from amqpbroker.storage.log import DeletedLog, Log, MemoryLog
@@ -31,7 +40,7 @@ class ClassicQueue(Queue):
     def __init__(self, definition: QueueDefinition, log: Log, keeper: Keeper) -> None:
         arguments = definition.arguments
         self.definition = definition
-        self.owner: object | None = None
+        self.owner: Owner | None = None
         self.version = 0
         self._log = log
         self._keeper = keeper
@@ -262,6 +271,8 @@ class ClassicQueue(Queue):
             del self._consumers[consumer]
             self._rota.remove(consumer)
             self.touch()
+            if self.definition.auto_delete and not self._consumers:
+                self._keeper.unused(self)
 
     def _is_used(self) -> bool:
         return bool(self._consumers)

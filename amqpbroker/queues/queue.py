@@ -5,13 +5,14 @@ the range is the number of consumers who share the messages in turn.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from enum import Enum
 from typing import Any, Generic, Protocol, TypeVar
 
 import attrs
 
 from amqpbroker.definitions import QueueDefinition
+from amqpbroker.errors import DiskFailure
 from amqpbroker.message import Batch, Origin
 from amqpbroker.world import Clock
 
@@ -44,9 +45,47 @@ class Pending(Generic[Answer]):
 
     def giving(self, value: Value) -> "Pending[Value]":
         """The same, but for the answer, which is ``value``."""
+        return self.chain(lambda _: value)
+
+    def chain(self, ask: Callable[[Answer], "Value | Pending[Value]"]) -> "Pending[Value]":
+        """What ``ask`` makes of the answer, once it is there."""
         other: Pending[Value] = Pending()
-        self.then, self.otherwise = lambda _: other.resolve(value), other.fail
+        self.then = lambda answer: other.follow(lambda: ask(answer))
+        self.otherwise = other.fail
         return other
+
+    def follow(self, ask: Callable[[], "Answer | Pending[Answer]"]) -> None:
+        """Answer as ``ask`` does, now or later."""
+        try:
+            answer = ask()
+        except DiskFailure:
+            raise
+        except Exception as error:
+            self.fail(error)
+            return
+        if isinstance(answer, Pending):
+            answer.then, answer.otherwise = self.resolve, self.fail
+        else:
+            self.resolve(answer)
+
+
+def when_all(pendings: "Iterable[Pending[None] | None]") -> Pending[None] | None:
+    """The answer comes when all of ``pendings`` have theirs, none of which fails; None: they do."""
+    waiting = [pending for pending in pendings if pending is not None]
+    if not waiting:
+        return None
+    last: Pending[None] = Pending()
+    left = len(waiting)
+
+    def count(_: None) -> None:
+        nonlocal left
+        left -= 1
+        if not left:
+            last.resolve(None)
+
+    for pending in waiting:
+        pending.then = count
+    return last
 
 
 class Outcome(Enum):
@@ -139,6 +178,16 @@ class Destination(ABC):
         """Make ``call``, once, when `committed` has moved next."""
 
 
+class Owner(Protocol):
+    """A connection, as its exclusive queues see it."""
+
+    def own(self, queue: "Queue") -> None:
+        """The queue is its own; if it has ended by now, the queue is not needed."""
+
+    def disown(self, queue: "Queue") -> None:
+        """The queue is gone."""
+
+
 class Queue(Destination):
     """Messages on their way to consumers.
 
@@ -146,8 +195,8 @@ class Queue(Destination):
     """
 
     definition: QueueDefinition
-    owner: object | None
-    """The connection whose own it is (exclusive), else None."""
+    owner: Owner | None
+    """The connection whose own it is (exclusive), if that is here; else None."""
 
     @abstractmethod
     def settle(self, indexes: range, outcome: Outcome) -> None:
@@ -167,7 +216,10 @@ class Queue(Destination):
 
     @abstractmethod
     def cancel(self, consumer: Consumer) -> None:
-        """Remove a consumer; what it has not settled stays with it."""
+        """Remove a consumer; what it has not settled stays with it.
+
+        With its last an auto-delete queue goes (`Keeper.unused`).
+        """
 
     @abstractmethod
     def touch(self) -> None:

@@ -1,6 +1,7 @@
 """Collects the scripts: one test for each.
 
-They run in this process, against a broker of their own; with ``--against URL`` they run against
+They run in this process, against a broker of their own that decides at once, and again against one
+that decides later, as a node of a cluster does; with ``--against URL`` they run against
 the broker there, and are held against what RabbitMQ does (``differences.toml``).
 """
 
@@ -62,6 +63,9 @@ class ScriptFile(pytest.File):
     def collect(self) -> Iterator[pytest.Item]:
         for script in load(self.path):
             yield ScriptItem.from_parent(self, name=script.title, script=script)
+            if self.config.stash[_stash].driver is None:
+                name = f"{script.title} (decided later)"
+                yield ScriptItem.from_parent(self, name=name, script=script, decides_later=True)
 
 
 class ScriptItem(pytest.Item):
@@ -70,16 +74,17 @@ class ScriptItem(pytest.Item):
     obj = None
     """Plugins look for a test's function here."""
 
-    def __init__(self, script: Script, **options: Any) -> None:
+    def __init__(self, script: Script, decides_later: bool = False, **options: Any) -> None:
         super().__init__(**options)
         self.script = script
+        self._decides_later = decides_later
 
     def runtest(self) -> None:
         setting = self.config.stash[_stash]
         if setting.driver is not None:
             self._compare(setting.driver, setting.differences)
         else:
-            run_in_process(self.script)
+            run_in_process(self.script, self._decides_later)
 
     def _compare(self, driver: Socket, differences: Differences) -> None:
         try:
@@ -102,4 +107,4 @@ class ScriptItem(pytest.Item):
         return super().repr_failure(excinfo, style)
 
     def reportinfo(self) -> tuple[Path, int, str]:
-        return self.path, self.script.line - 1, f"{self.path.name}: {self.script.title}"
+        return self.path, self.script.line - 1, f"{self.path.name}: {self.name}"

@@ -9,10 +9,12 @@ import socket
 import subprocess
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from urllib.parse import urlsplit
 
 from amqpbroker.broker.broker import Broker
 from amqpbroker.protocol.connection import State
+from amqpbroker.testing.council import Council
 from amqpbroker.testing.fakes import FakeClock, fake_world
 from amqpbroker.testing.peer import Peer
 from kit.operator import Operator
@@ -73,19 +75,26 @@ class Driver(ABC):
 
 
 class InProcess(Driver):
-    """A fresh broker, without sockets or tasks, whose clock moves when it is told to."""
+    """A fresh broker, without sockets or tasks, whose clock moves when it is told to.
+
+    ``decides_later``: what is declared, bound or deleted is decided on elsewhere, as in a cluster.
+    """
 
     patience_s = pause_s = 0.0
 
-    def __init__(self) -> None:
+    def __init__(self, decides_later: bool = False) -> None:
         self.clock = FakeClock()
         self.broker = Broker(fake_world(clock=self.clock))
+        self._council = Council()
+        if decides_later:
+            self._council.join(self.broker)
         self.broker.boot("guest", "guest")
+        self._council.settle_down()
         self._operator = Operator(self.broker)
         self._streams: list[_PeerStream] = []
 
     def connect(self, host: str) -> Stream:
-        stream = _PeerStream(Peer(self.broker, host))
+        stream = _PeerStream(Peer(self.broker, host), self._settle_down)
         self._streams.append(stream)
         return stream
 
@@ -108,21 +117,26 @@ class InProcess(Driver):
         self._settle_down()
 
     def _settle_down(self) -> None:
-        while self.broker.turn.run():
-            pass
-        for stream in self._streams:
-            if not stream.ended:
-                stream.peer.settle_down()
+        while True:
+            while self.broker.turn.run():
+                pass
+            for stream in self._streams:
+                if not stream.ended:
+                    stream.peer.settle_down()
+            if not self._council.work():
+                return
 
 
 class _PeerStream(Stream):
-    def __init__(self, peer: Peer) -> None:
+    def __init__(self, peer: Peer, settle_down: Callable[[], None]) -> None:
         self.peer = peer
+        self._settle_down = settle_down
         self._dropped = False
 
     def send(self, data: bytes) -> None:
         if not self._dropped:
             self.peer.send_bytes(data)
+            self._settle_down()
 
     def receive(self, patience_s: float) -> bytes:
         return self.peer.read_bytes()
@@ -135,8 +149,7 @@ class _PeerStream(Stream):
         if not self.ended:
             self._dropped = True
             self.peer.session.abandon()
-            while self.peer.broker.turn.run():
-                pass
+            self._settle_down()
 
 
 class Socket(Driver):

@@ -11,9 +11,9 @@ _RETRIES = 200
 _RETRY_S = 0.01
 
 
-def run_in_process(script: Script) -> None:
+def run_in_process(script: Script, decides_later: bool = False) -> None:
     """Run ``script`` against a broker of its own. Raises `kit.conversation.Parted`."""
-    Conversation(InProcess()).run(script)
+    Conversation(InProcess(decides_later)).run(script)
 
 
 def run_against(script: Script, driver: Socket) -> None:

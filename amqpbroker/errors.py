@@ -164,3 +164,40 @@ class LinkFault(Exception):
 
 class Overtaken(Exception):
     """Something else was decided first: what the change was about is not as it was any more."""
+
+
+class StoreError(Exception):
+    """The store that the nodes of a cluster share did not do what it was asked."""
+
+
+class StoreUnavailable(StoreError):
+    """Nobody could be asked, or nobody answered a read: nothing was changed."""
+
+
+class OutcomeUnknown(StoreError):
+    """A change was sent and not answered: perhaps it was carried out, perhaps it still will be."""
+
+
+class StoreRefused(StoreError):
+    """The store will not do it; ``code`` is gRPC's, ``text`` the store's own."""
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+        self.text = text
+
+
+class LeaseNotFound(StoreRefused):
+    """The lease is not there, or not any more."""
+
+
+class LeaseExists(StoreRefused):
+    """A lease of this id is there already."""
+
+
+class Compacted(StoreError):
+    """The store has not kept the history that was asked for: it begins at ``compact_revision``."""
+
+    def __init__(self, compact_revision: int) -> None:
+        super().__init__(f"the store has kept nothing from before revision {compact_revision}")
+        self.compact_revision = compact_revision

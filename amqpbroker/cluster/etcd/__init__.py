@@ -1,0 +1,1 @@
+"""What the nodes of a cluster share: a contract, and etcd behind it."""

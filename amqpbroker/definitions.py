@@ -75,9 +75,15 @@ def erlang_term(value: Any) -> str:
 
 @attrs.frozen
 class VHostDefinition:
-    """A virtual host: a namespace of exchanges and queues."""
+    """A virtual host: a namespace of exchanges and queues.
+
+    What is said of it beside its name is for people to read.
+    """
 
     name: str
+    description: str = ""
+    tags: tuple[str, ...] = ()
+    default_queue_type: str = ""
 
 
 @attrs.frozen
@@ -147,12 +153,14 @@ class BindingDefinition:
 class UserDefinition:
     """Who may log in.
 
-    ``password_hash`` is RabbitMQ's (base64 of salt and SHA-256 over salt and password).
+    ``password_hash`` is RabbitMQ's: base64 of a salt and, unless ``hashing_algorithm`` says another
+    one, the SHA-256 over salt and password. The empty one is nobody's.
     """
 
     name: str
     password_hash: str
     tags: tuple[str, ...] = ()
+    hashing_algorithm: str = "rabbit_password_hashing_sha256"
 
 
 def _pattern(_: Any, field: "attrs.Attribute[str]", value: str) -> None:

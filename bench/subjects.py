@@ -19,7 +19,8 @@ OURS = "amqpbroker"
 STOP_TIMEOUT_S = 60.0
 FATE_S = 0.5
 """Its connections close a little earlier than a process ends."""
-_COMMAND = (sys.executable, "-m", "amqpbroker", "serve", "--listen", "127.0.0.1:0")
+_DOORS = tuple(f"--{door}=127.0.0.1:0" for door in ("listen", "http", "metrics"))
+_COMMAND = (sys.executable, "-m", "amqpbroker", "serve", *_DOORS)
 
 
 @dataclass(frozen=True, slots=True)

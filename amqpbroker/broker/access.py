@@ -18,6 +18,13 @@ from amqpbroker.patterns import holds
 
 Right = Literal["configure", "write", "read"]
 
+_SHA_256 = "rabbit_password_hashing_sha256"
+HASHING_ALGORITHMS = {
+    _SHA_256: "sha256",
+    "rabbit_password_hashing_sha512": "sha512",
+    "rabbit_password_hashing_md5": "md5",
+}
+"""RabbitMQ's names of what a password is hashed with; all but the first are taken, not made."""
 _SALT_BYTES = 4
 _NAMES_KEPT_MAX = 1024
 _DEFAULT_EXCHANGE = "amq.default"
@@ -33,15 +40,17 @@ def hash_password(password: str, rng: random.Random) -> str:
     return base64.b64encode(salt + _digest(salt, password)).decode()
 
 
-def _digest(salt: bytes, password: str) -> bytes:
-    return hashlib.sha256(salt + password.encode("utf-8", "surrogateescape")).digest()
+def _digest(salt: bytes, password: str, algorithm: str = _SHA_256) -> bytes:
+    octets = salt + password.encode("utf-8", "surrogateescape")
+    return hashlib.new(HASHING_ALGORITHMS[algorithm], octets).digest()
 
 
 def password_matches(user: UserDefinition, password: str) -> bool:
     """Whether ``password`` is the user's; an empty one never is."""
     stored = base64.b64decode(user.password_hash)
     salt, digest = stored[:_SALT_BYTES], stored[_SALT_BYTES:]
-    return bool(password) and hmac.compare_digest(digest, _digest(salt, password))
+    wanted = _digest(salt, password, user.hashing_algorithm)
+    return bool(password) and hmac.compare_digest(digest, wanted)
 
 
 def is_loopback(host: str) -> bool:

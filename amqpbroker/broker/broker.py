@@ -145,10 +145,12 @@ class Broker:
         _APPLIERS[change.act, type(change.definition)](self, change.definition)
 
     def _put_vhost(self, definition: VHostDefinition) -> None:
-        if definition.name in self.vhosts:
+        vhost = self.vhosts.get(definition.name)
+        if vhost is not None:
+            vhost.definition = definition
             return
         vhost = VHost(
-            definition.name,
+            definition,
             self._queue_types,
             self.submit,
             self.see_to,
@@ -219,6 +221,18 @@ class Broker:
     def may_enter(self, user: str, vhost: str) -> bool:
         """Whether a user has any permissions in a virtual host."""
         return (vhost, user) in self._permissions
+
+    def permissions(self) -> list[PermissionDefinition]:
+        """What everybody may do."""
+        return list(self._permissions.values())
+
+    def permission(self, vhost: str, user: str) -> PermissionDefinition | None:
+        """What a user may do in a virtual host; None: nothing at all."""
+        return self._permissions.get((vhost, user))
+
+    def topic_permissions(self) -> list[TopicPermissionDefinition]:
+        """Which routing keys are not for everybody."""
+        return [each for there in self._topic_permissions.values() for each in there.values()]
 
     def access(self, user: UserDefinition, vhost: str) -> Access:
         """What ``user`` may do in a virtual host, as the records stand."""

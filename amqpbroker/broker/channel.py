@@ -8,14 +8,14 @@ of confirms and transactions.
 import base64
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pamqp import commands
 from pamqp.base import Frame
 
 from amqpbroker.broker import topology
-from amqpbroker.broker.access import Right
 from amqpbroker.broker.consumer import ChannelConsumer
+from amqpbroker.broker.declaring import Asker, queue_to_read
 from amqpbroker.broker.direct_reply import REPLY_TO, ReplyConsumer
 from amqpbroker.broker.publisher import Publisher
 from amqpbroker.broker.transaction import Transaction
@@ -148,9 +148,12 @@ class Channel:
         """Send a method to the peer."""
         self.session.connection.send_method(self.number, method)
 
-    def check(self, right: Right, kind: Literal["queue", "exchange"], name: str) -> None:
-        """Raise `AccessRefused` unless the user has ``right`` on a queue or exchange."""
-        self.session.access.check(right, kind, name, self.vhost.name)
+    @property
+    def asker(self) -> Asker:
+        """The peer, as it asks for queues, exchanges and bindings."""
+        session = self.session
+        queues_max = session.broker.limits.queues_per_vhost_max
+        return Asker(self.vhost, session.access, session, queues_max)
 
     def close(self) -> int:
         """End: consumers go, what is unsettled goes back to its queues; octets that were parked."""
@@ -424,9 +427,7 @@ class Channel:
 
     def queue_to_read(self, name: str) -> Queue:
         """The queue, if the user may read from it."""
-        name = self.queue_name(name)
-        self.check("read", "queue", name)
-        return self.vhost.queue(name, self.session)
+        return queue_to_read(self.asker, self.queue_name(name))
 
     def generate_name(self, prefix: str) -> str:
         """A name that nobody else has, and nobody can guess."""

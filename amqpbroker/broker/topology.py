@@ -1,8 +1,6 @@
 """The methods that make, change and end exchanges, queues and bindings (section 1.6 and 1.7).
 
-Each is a function of the channel it came on: it sees to the user's rights, has the virtual host's
-rules judge the wish, and answers. Rights come before existence, as in RabbitMQ: who may not touch a
-thing is not told whether it is there.
+Each is a function of the channel it came on: it has the wish judged by `declaring`, and answers.
 """
 
 from collections.abc import Callable
@@ -11,15 +9,11 @@ from typing import TYPE_CHECKING, Any
 from pamqp import commands
 from pamqp.base import Frame
 
+from amqpbroker.broker import declaring
 from amqpbroker.broker.direct_reply import REPLY_TO
-from amqpbroker.broker.vhost import (
-    check_exchange_type,
-    check_name,
-    check_not_default,
-    exchange_argument,
-)
+from amqpbroker.broker.vhost import check_name
 from amqpbroker.definitions import BindingDefinition, ExchangeDefinition, QueueDefinition
-from amqpbroker.errors import NotFound, PreconditionFailed, SoftError
+from amqpbroker.errors import NotFound, SoftError
 from amqpbroker.queues.queue import Pending, Queue
 
 if TYPE_CHECKING:
@@ -54,7 +48,6 @@ def _declare_exchange(channel: "Channel", method: commands.Exchange.Declare) -> 
     if method.passive:
         vhost.named_exchange(name)
     else:
-        check_exchange_type(method.exchange_type)
         wanted = ExchangeDefinition(
             vhost.name,
             name,
@@ -64,25 +57,13 @@ def _declare_exchange(channel: "Channel", method: commands.Exchange.Declare) -> 
             method.internal,
             method.arguments or {},
         )
-        check_not_default(name)
-        channel.check("configure", "exchange", name)
-        if name not in vhost.router.exchanges:
-            check_name("exchange", name)
-            alternate = exchange_argument(
-                wanted.arguments, "alternate-exchange", f"exchange '{name}' in vhost '{vhost.name}'"
-            )
-            if alternate is not None:
-                channel.check("read", "exchange", name)
-                channel.check("write", "exchange", alternate)
-        made = vhost.declare_exchange(wanted)
+        made = declaring.declare_exchange(channel.asker, wanted)
     _answer(channel, method, made, commands.Exchange.DeclareOk())
 
 
 def _delete_exchange(channel: "Channel", method: commands.Exchange.Delete) -> None:
     name = _one_line(method.exchange)
-    channel.vhost.check_deletable(name)
-    channel.check("configure", "exchange", name)
-    gone = channel.vhost.delete_exchange(name, method.if_unused)
+    gone = declaring.delete_exchange(channel.asker, name, method.if_unused)
     _answer(channel, method, gone, commands.Exchange.DeleteOk())
 
 
@@ -109,10 +90,7 @@ def _declare_queue(channel: "Channel", method: commands.Queue.Declare) -> None:
             method.auto_delete,
             method.arguments or {},
         )
-        channel.check("configure", "queue", wanted.name)
-        if wanted.name not in vhost.queues:
-            _check_new_queue(channel, wanted)
-        made = vhost.declare_queue(wanted, session)
+        made = declaring.declare_queue(channel.asker, wanted)
 
     def reply(queue: Queue) -> None:
         if not method.nowait:
@@ -121,25 +99,6 @@ def _declare_queue(channel: "Channel", method: commands.Queue.Declare) -> None:
         _declare_ok(channel, queue.definition.name, stat.ready, stat.consumers, method.nowait)
 
     channel.answer(made, method.index, reply)
-
-
-def _check_new_queue(channel: "Channel", wanted: QueueDefinition) -> None:
-    """Whether there is room for one more, and its dead letters may go where it says."""
-    vhost = channel.vhost
-    limit = channel.session.broker.limits.queues_per_vhost_max
-    if len(vhost.queues) >= limit:
-        raise PreconditionFailed(
-            f"cannot declare queue '{wanted.name}': "
-            f"queue limit in vhost '{vhost.name}' ({limit}) is reached"
-        )
-    dead_letters = exchange_argument(
-        wanted.arguments,
-        "x-dead-letter-exchange",
-        f"queue '{wanted.name}' in vhost '{vhost.name}'",
-    )
-    if dead_letters is not None:
-        channel.check("read", "queue", wanted.name)
-        channel.check("write", "exchange", dead_letters)
 
 
 def _declare_reply_queue(channel: "Channel", name: str, nowait: bool) -> None:
@@ -160,7 +119,7 @@ def _declare_ok(channel: "Channel", name: str, ready: int, consumers: int, nowai
 
 def _delete_queue(channel: "Channel", method: commands.Queue.Delete) -> None:
     name = _one_line(channel.queue_name(method.queue))
-    channel.check("configure", "queue", name)
+    channel.asker.check("configure", "queue", name)
 
     def reply(count: int) -> None:
         if not method.nowait:
@@ -189,8 +148,7 @@ def _purge(channel: "Channel", method: commands.Queue.Purge) -> None:
 
 def _bind(channel: "Channel", method: Bind) -> None:
     binding = _binding(channel, method)
-    _check_binding(channel, binding)
-    bound = channel.vhost.bind(binding, channel.session)
+    bound = declaring.bind(channel.asker, binding)
     is_queue = isinstance(method, commands.Queue.Bind)
     ok = commands.Queue.BindOk() if is_queue else commands.Exchange.BindOk()
     _answer(channel, method, bound, ok)
@@ -198,8 +156,7 @@ def _bind(channel: "Channel", method: Bind) -> None:
 
 def _unbind(channel: "Channel", method: Unbind) -> None:
     binding = _binding(channel, method)
-    _check_binding(channel, binding)
-    unbound = channel.vhost.unbind(binding, channel.session)
+    unbound = declaring.unbind(channel.asker, binding)
     is_queue = isinstance(method, commands.Queue.Unbind)
     ok = commands.Queue.UnbindOk() if is_queue else commands.Exchange.UnbindOk()
     _answer(channel, method, unbound, ok)
@@ -218,20 +175,6 @@ def _binding(channel: "Channel", method: Bind | Unbind) -> BindingDefinition:
     if not method.queue and not key:
         key = queue
     return BindingDefinition(vhost, _one_line(method.exchange), queue, key, arguments)
-
-
-def _check_binding(channel: "Channel", binding: BindingDefinition) -> None:
-    """Whether the user may write to the one end, and read from the other."""
-    vhost = channel.vhost
-    channel.check("write", binding.destination_type, binding.destination)
-    if binding.destination_type == "exchange":
-        check_not_default(binding.destination)
-    check_not_default(binding.source)
-    channel.check("read", "exchange", binding.source)
-    exchange = vhost.router.exchanges.get(binding.source)
-    if exchange is not None and exchange.definition.type == "topic":
-        access = channel.session.access
-        access.check_topic("read", binding.source, binding.routing_key, vhost.name)
 
 
 METHODS: dict[type[Frame], Callable[["Channel", Any], None]] = {

@@ -14,6 +14,7 @@ from amqpbroker.definitions import (
     Change,
     ExchangeDefinition,
     QueueDefinition,
+    VHostDefinition,
     delete,
     field_type,
     put,
@@ -40,14 +41,15 @@ class VHost:
 
     def __init__(
         self,
-        name: str,
+        definition: VHostDefinition,
         queue_types: Mapping[str, QueueType],
         submit: Callable[[Change], Pending[None] | None],
         see_to: Callable[[Change], Pending[None] | None],
         keeper: Keeper,
         replies: dict[str, Destination],
     ) -> None:
-        self.name = name
+        self.definition = definition
+        self.name = definition.name
         self.router = Router()
         self.queues: dict[str, Queue] = {}
         self.replies = replies

@@ -16,6 +16,7 @@ from amqpbroker import __version__
 from amqpbroker.errors import ConfigError, DataError, DiskFailure
 from amqpbroker.server.collector import collect_when_idle
 from amqpbroker.server.config import Config, load_config
+from amqpbroker.server.http import serve_http
 from amqpbroker.server.node import Node
 
 EXIT_DATA = 1
@@ -56,6 +57,12 @@ def cli() -> None:
     help="Hold publishers back while the node takes more memory: 0.4 of the machine's, or 1GiB."
     "  [default: 0.4]",
 )
+@click.option(
+    "--http", metavar="HOST:PORT", help='The HTTP API; "": none.  [default: 127.0.0.1:15672]'
+)
+@click.option(
+    "--metrics", metavar="HOST:PORT", help='The metrics; "": none.  [default: 127.0.0.1:15692]'
+)
 def serve(file: Path | None, **flags: Any) -> None:
     """Run a node until SIGTERM or ctrl-C.
 
@@ -81,13 +88,17 @@ def serve(file: Path | None, **flags: Any) -> None:
 async def _serve(config: Config) -> None:
     _raise_file_limit()
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async with Node(config) as node, trio.open_nursery() as nursery:
-            nursery.start_soon(collect_when_idle, node.broker.turn, node.world.memory)
-            click.echo(f"amqpbroker ready: amqp={node.url} name={config.name}")
-            async for number in signals:
-                log.info("stopping: %s", signal.Signals(number).name)
-                break
-            nursery.cancel_scope.cancel()
+        running = trio.CancelScope()
+        async with Node(config) as node, serve_http(node, running.cancel) as http:
+            served = f"amqp={node.url}" if http is None else f"amqp={node.url} http={http}"
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(collect_when_idle, node.broker.turn, node.world.memory)
+                click.echo(f"amqpbroker ready: {served} name={config.name}")
+                with running:
+                    async for number in signals:
+                        log.info("stopping: %s", signal.Signals(number).name)
+                        break
+                nursery.cancel_scope.cancel()
 
 
 def _raise_file_limit() -> None:

@@ -54,7 +54,7 @@ def decode_change(line: bytes) -> Change:
     try:
         [(act, what)] = json.loads(line, object_hook=_restored).items()
         [(name, fields)] = what.items()
-        if name == "user":
+        if "tags" in fields:
             fields["tags"] = tuple(fields["tags"])
         if act not in ("put", "delete"):
             raise ValueError(act)

@@ -30,10 +30,22 @@ def parse_address(text: str, setting: str) -> tuple[str, int]:
     return host, int(port)
 
 
-def _listen(value: Any) -> tuple[str, int]:
+def _address(value: Any, setting: str) -> tuple[str, int]:
     if not isinstance(value, str):
-        raise ConfigError(f"listen must be text like 127.0.0.1:5672, not {value!r}")
-    return parse_address(value, "listen")
+        raise ConfigError(f"{setting} must be text like 127.0.0.1:5672, not {value!r}")
+    return parse_address(value, setting)
+
+
+def _listen(value: Any) -> tuple[str, int]:
+    return _address(value, "listen")
+
+
+def _http(value: Any) -> tuple[str, int] | None:
+    return _address(value, "http") if value else None
+
+
+def _metrics(value: Any) -> tuple[str, int] | None:
+    return _address(value, "metrics") if value else None
 
 
 def _whole(least: int, most: int | None = None) -> Callable[[Any, Any, Any], None]:
@@ -83,6 +95,10 @@ class Config:
         converter=_listen,
     )
     """Where AMQP is served; port 0 takes a free one."""
+    http: tuple[str, int] | None = attrs.field(default=None, converter=_http)
+    """Where the HTTP API is served; nowhere, unless the node is started by the command."""
+    metrics: tuple[str, int] | None = attrs.field(default=None, converter=_metrics)
+    """Where the metrics are served; nowhere, unless the node is started by the command."""
     memory: bool = attrs.field(default=False, validator=_flag)
     """Keep everything in memory, touch no disk."""
     data_dir: str = attrs.field(default="", validator=_path)
@@ -107,17 +123,19 @@ class Config:
     )
 
 
+_SERVED = {"http": "127.0.0.1:15672", "metrics": "127.0.0.1:15692"}
+"""What a node serves beside AMQP when it is started by the command."""
 _FIELDS = {field.name: field for field in attrs.fields(Config)}
 
 
 def load_config(
     flags: Mapping[str, Any], environment: Mapping[str, str], file: Path | None = None
 ) -> Config:
-    """The configuration from ``flags`` (None: not given), ``environment`` and ``file``.
+    """The configuration of the command: ``flags`` (None: not given), ``environment``, ``file``.
 
     Raises `ConfigError`.
     """
-    settings: dict[str, Any] = {}
+    settings: dict[str, Any] = dict(_SERVED)
     if file is not None:
         settings |= _read_file(file)
     settings |= _read_environment(environment)

@@ -57,6 +57,12 @@ class Node:
         return self._listener.address
 
     @property
+    def data_dir(self) -> str | None:
+        """Where everything is kept; None: in memory only."""
+        config = self.config
+        return None if config.memory else config.data_dir or f"amqpbroker-data/{config.name}"
+
+    @property
     def url(self) -> str:
         """Where AMQP is served, as a URL."""
         host, port = self.address
@@ -114,8 +120,8 @@ class Node:
     async def _open_data(self) -> None:
         """Begin with what was kept, or with what a new node has."""
         config = self.config
-        if not config.memory:
-            folder = config.data_dir or f"amqpbroker-data/{config.name}"
+        folder = self.data_dir
+        if folder is not None:
             self._keeping = await Keeping.open(self.world, folder, config.name)
             self._keeping.begin(self.broker)
         if self._keeping is None or self._keeping.is_new:

@@ -30,7 +30,8 @@ class BrokerProcess:
     def start(self) -> None:
         """Start it; it accepts connections when this returns."""
         assert self._process is None
-        settings = ("--memory", "--listen", f"{self.host}:{self.port}")
+        listen = f"{self.host}:{self.port}"
+        settings = ("--memory", "--listen", listen, "--http=", "--metrics=")
         self._process = subprocess.Popen(
             [sys.executable, "-m", "amqpbroker", "serve", *settings],
             stdout=subprocess.PIPE,

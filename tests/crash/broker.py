@@ -54,7 +54,7 @@ class Broker:
         python = [sys.executable, *(("-c", TINY) if self.tiny else ("-m", "amqpbroker"))]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [*python, "serve", "--listen", listen, *self.settings],
+                [*python, "serve", "--listen", listen, "--http=", "--metrics=", *self.settings],
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,

@@ -13,6 +13,7 @@ import pika
 import pytest
 
 COMMAND = [sys.executable, "-m", "amqpbroker"]
+FREE_PORTS = [f"--{door}=127.0.0.1:0" for door in ("listen", "http", "metrics")]
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -25,7 +26,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 def serving(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """A serving process and the line that it says when it is ready."""
     process = subprocess.Popen(
-        [*COMMAND, "serve", "--memory", "--listen", "127.0.0.1:0", *arguments],
+        [*COMMAND, "serve", "--memory", *FREE_PORTS, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -49,6 +50,7 @@ def one_line(text: str) -> str:
 def test_a_node_says_one_line_serves_and_stops_with_status_0(number: signal.Signals) -> None:
     with serving("--name", "rabbit@test") as (process, line):
         assert line.startswith("amqpbroker ready: amqp=amqp://127.0.0.1:")
+        assert " http=http://127.0.0.1:" in line
         assert line.endswith(" name=rabbit@test\n")
         url = line.split("amqp=")[1].split()[0]
         connection = pika.BlockingConnection(pika.URLParameters(url))
@@ -61,13 +63,14 @@ def test_a_node_says_one_line_serves_and_stops_with_status_0(number: signal.Sign
 
 
 @pytest.mark.slow
-def test_a_port_in_use_gets_one_line_and_status_78() -> None:
+@pytest.mark.parametrize("door", ["listen", "http", "metrics"])
+def test_a_port_in_use_gets_one_line_and_status_78(door: str) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         address = f"127.0.0.1:{taken.getsockname()[1]}"
 
-        result = run("serve", "--memory", "--listen", address)
+        result = run("serve", "--memory", *FREE_PORTS, f"--{door}", address)
 
     assert result.returncode == 78
     assert "another program uses that port" in one_line(result.stderr)

@@ -33,7 +33,17 @@ def test_without_settings_the_defaults_hold() -> None:
 
     assert config.listen == ("127.0.0.1", 5672)
     assert config.name.startswith("rabbit@")
-    assert config == Config()
+    assert config == Config(http="127.0.0.1:15672", metrics="127.0.0.1:15692")
+
+
+def test_a_node_in_a_program_opens_no_doors_beside_amqp() -> None:
+    assert (Config().http, Config().metrics) == (None, None)
+
+
+def test_a_door_can_be_left_out() -> None:
+    config = load_config({"http": ""}, {"AMQPBROKER_METRICS": ""})
+
+    assert (config.http, config.metrics) == (None, None)
 
 
 def test_flags_beat_the_environment_that_beats_the_file(tmp_path: Path) -> None:

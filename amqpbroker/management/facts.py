@@ -1,0 +1,42 @@
+"""What only the running node knows of itself."""
+
+from collections.abc import Callable
+
+import attrs
+
+
+@attrs.frozen
+class Listening:
+    """A port, or a socket in the file system, at which something is served."""
+
+    protocol: str
+    host: str
+    port: int
+
+
+def _unknown() -> int:
+    return 0
+
+
+def _nothing() -> None:
+    return None
+
+
+@attrs.define
+class NodeFacts:
+    """What the API says of the process; whoever runs the node fills it in."""
+
+    process_id: int = 0
+    started_s: float = 0.0
+    """The clock's monotonic time of the start."""
+    data_dir: str = ""
+    config_file: str = ""
+    memory_limit_bytes: int = 0
+    disk_free_limit_bytes: int = 0
+    disk_free_bytes: Callable[[], int] = _unknown
+    files_used: Callable[[], int] = _unknown
+    files_max: int = 0
+    processors: int = 1
+    listeners: list[Listening] = attrs.Factory(list)
+    stop: Callable[[], None] = _nothing
+    """Have the node stop."""

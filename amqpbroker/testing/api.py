@@ -1,0 +1,95 @@
+"""The API without sockets: a request goes in, an answer comes out."""
+
+import base64
+import json
+from typing import Any
+
+import attrs
+
+from amqpbroker.broker.broker import Broker
+from amqpbroker.management.app import management_app
+from amqpbroker.management.call import Caller, Management
+from amqpbroker.management.facts import NodeFacts
+from amqpbroker.management.rates import Rates
+from amqpbroker.management.resources import RESOURCES
+
+
+@attrs.frozen
+class Answer:
+    """What came back."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def data(self) -> Any:
+        """The body as JSON says it."""
+        return json.loads(self.body)
+
+
+class Api:
+    """The API of ``broker``; calls are guest's unless they say something else."""
+
+    def __init__(self, broker: Broker, caller: Caller | None = None) -> None:
+        self.broker = broker
+        self.facts = NodeFacts()
+        management = Management(broker, self.facts, Rates(broker.world.clock))
+        self._app = management_app(management, RESOURCES, caller)
+
+    async def call(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        user: str = "guest",
+        password: str = "guest",
+        host: str = "127.0.0.1",
+        headers: dict[str, str] | None = None,
+    ) -> Answer:
+        """A request for ``path`` behind /api; ``body`` becomes JSON, unless it is octets."""
+        data = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body)
+        octets = data.encode() if isinstance(data, str) else data
+        credentials = base64.b64encode(f"{user}:{password}".encode()).decode()
+        sent = {"authorization": f"Basic {credentials}"} if headers is None else headers
+        raw, _, query = f"/api{path}".partition("?")
+        scope = {
+            "type": "http",
+            "method": method,
+            "path": raw,
+            "raw_path": raw.encode(),
+            "query_string": query.encode(),
+            "headers": [(name.encode(), value.encode()) for name, value in sent.items()],
+            "client": (host, 50000),
+        }
+        said: list[dict[str, Any]] = []
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request", "body": octets, "more_body": False}
+
+        async def send(message: Any) -> None:
+            said.append(dict(message))
+
+        await self._app(scope, receive, send)
+        return Answer(
+            said[0]["status"],
+            {name.decode(): value.decode() for name, value in said[0]["headers"]},
+            b"".join(message.get("body", b"") for message in said[1:]),
+        )
+
+    async def get(self, path: str, **more: Any) -> Any:
+        """What is there, which must be there."""
+        answer = await self.call("GET", path, **more)
+        assert answer.status == 200, answer
+        return answer.data
+
+    async def put(self, path: str, body: Any = None, **more: Any) -> int:
+        """The status of a PUT, which must have worked."""
+        answer = await self.call("PUT", path, body, **more)
+        assert answer.status in (201, 204), answer
+        return answer.status
+
+    async def delete(self, path: str, **more: Any) -> None:
+        """A DELETE, which must have worked."""
+        answer = await self.call("DELETE", path, **more)
+        assert answer.status == 204, answer

@@ -39,14 +39,19 @@ class Keeping:
     async def open(cls, world: World, folder: str, name: str) -> "Keeping":
         """Open the data directory of the node ``name``. Raises `DataError`."""
         salt = world.random.getrandbits(32)
-        store = await Store.open(world.disk, folder, name, WAITING_BYTES_MAX, salt)
         catalog = Catalog()
-        try:
-            for line in store.definitions:
-                catalog.apply(decode_change(line))
-        except DefinitionError as error:
-            store.close()
-            raise DataError(f"the data directory {folder} cannot be read: {error}") from error
+
+        def read(lines: list[bytes]) -> None:
+            try:
+                for line in lines:
+                    catalog.apply(decode_change(line))
+            except DefinitionError as error:
+                raise DataError(
+                    f"the definitions in {folder} cannot be read: {error}; start it with the"
+                    " version that has written it, or a newer one"
+                ) from error
+
+        store = await Store.open(world.disk, folder, name, WAITING_BYTES_MAX, salt, read)
         catalog.newest_log_id = max(catalog.newest_log_id, store.newest_log_id)
         return cls(store, catalog)
 

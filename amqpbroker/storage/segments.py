@@ -278,7 +278,8 @@ def segment_numbers(disk: Disk, folder: str) -> list[int]:
         names = disk.names(folder)
     except FileNotFoundError:
         return []
-    return [int(name.removesuffix(_SUFFIX)) for name in names if name.endswith(_SUFFIX)]
+    stems = [name.removesuffix(_SUFFIX) for name in names if name.endswith(_SUFFIX)]
+    return [int(stem) for stem in stems if stem.isdecimal() and stem == f"{int(stem):08}"]
 
 
 def stored_chunks(disk: Disk, folder: str, number: int) -> list[Place]:

@@ -1,22 +1,16 @@
-"""The data directory of a node: who it belongs to, its write-ahead log, its queues' segments.
+"""What a node has in its data directory: its write-ahead log, its queues' segments."""
 
-DIR/node.json     whose it is, and in which format
-DIR/lock          locked while a node runs on it
-DIR/wal/          the write-ahead log
-DIR/queues/ID/    segments of the log with that id
-"""
-
-import json
-import posixpath
 from collections.abc import Callable
+from contextlib import ExitStack
 from weakref import WeakSet
 
 import attrs
 
 from amqpbroker.errors import DataError
+from amqpbroker.storage import directory
 from amqpbroker.storage.disk_log import DiskLog, LogState, Waiting
 from amqpbroker.storage.faults import Damage, must_work
-from amqpbroker.storage.format import FORMAT_VERSION, FormatError
+from amqpbroker.storage.format import FormatError
 from amqpbroker.storage.recovery import Kept, Recovered, recover
 from amqpbroker.storage.segments import (
     Segments,
@@ -30,6 +24,9 @@ from amqpbroker.world import Disk, File
 
 WAITING_BYTES_MAX = 64 * 1024 * 1024
 """Messages that wait in memory, over all queues; what is beyond waits in segments."""
+
+_TRANSIENT = "transient-"
+"""What begins the name of a log's folder that ends with the node."""
 
 
 class Store:
@@ -73,38 +70,25 @@ class Store:
         name: str,
         waiting_bytes_max: int = WAITING_BYTES_MAX,
         salt: int = 0,
+        see: Callable[[list[bytes]], None] = lambda lines: None,
     ) -> "Store":
         """Open the data directory of the node ``name``, or make one.
 
-        ``salt`` is a number of 32 bits that nobody can guess (see `Wal`).
-        Raises `DataError` if it is not to be used: it says why, and what to do.
+        ``salt`` is a number of 32 bits that nobody can guess (see `Wal`). ``see`` is shown the
+        lines of definitions, and may raise `DataError`.
+        Raises `DataError` if it is not to be used: it says why, and what to do; nothing that was
+        there is changed then.
         """
-        try:
-            await _make_folders(disk, folder)
-            lock = _lock(disk, folder)
-            try:
-                await _check_owner(disk, folder, name)
-                recovered = recover(disk, f"{folder}/wal")
-                if recovered.batch > 1 and not recovered.knows_definitions:
-                    at = recovered.damages[0] if recovered.damages else folder
-                    raise DataError(
-                        f"the definitions in {folder} are lost ({at}): restore it from a backup,"
-                        " or move it away"
-                    )
-                if recovered.torn is not None:
-                    await _cut(disk, *recovered.torn)
-                names = disk.names(f"{folder}/queues")
-                ids = recovered.logs.keys() | {int(name) for name in names if name.isdecimal()}
-            except BaseException:
-                lock.close()
-                raise
-        except FormatError as error:
-            raise DataError(str(error)) from error
-        except OSError as error:
-            raise DataError(
-                f"cannot use the data directory {folder}: {error.strerror or error};"
-                " see to its rights and to the disk, or choose another with --data-dir"
-            ) from error
+        with ExitStack() as undo, directory.refusals(disk, folder):
+            lock, is_new = await directory.enter(disk, folder, name, undo)
+            recovered = read_wal(disk, folder)
+            see(recovered.definitions)
+            if recovered.torn is not None:
+                await _cut(disk, *recovered.torn)
+            if is_new:
+                await directory.sign(disk, folder, name, undo)
+            ids = recovered.logs.keys() | set(log_ids(disk, folder))
+            undo.pop_all()
         return cls(disk, folder, lock, recovered, max(ids, default=0), waiting_bytes_max, salt)
 
     @must_work()
@@ -114,7 +98,7 @@ class Store:
         ``is_async``: its messages are committed before they are synced. Raises `DiskFailure`.
         """
         kept = self._recovered.logs.pop(log_id, None)
-        folder = self._queue_folder(str(log_id))
+        folder = log_folder(self._folder, log_id)
         numbers = segment_numbers(self._disk, folder) if self._is_starting else []
         if kept is not None and kept.is_unsure:
             self._salvage(log_id, kept, folder, numbers)
@@ -148,7 +132,7 @@ class Store:
     def open_transient_log(self) -> DiskLog:
         """A log whose messages end with the node; on disk are only those that wait for long."""
         self._transient_count += 1
-        folder = self._queue_folder(f"transient-{self._transient_count}")
+        folder = f"{self._folder}/queues/{_TRANSIENT}{self._transient_count}"
         opened = DiskLog(
             self._transient_count, Segments(self._disk, folder), self._waiting, journal=None
         )
@@ -169,7 +153,7 @@ class Store:
             else:
                 chunks.append(chunk)
         for number in sorted(missing):
-            path = segment_path(self._queue_folder(str(log_id)), number)
+            path = segment_path(log_folder(self._folder, log_id), number)
             self.damages.append(Damage(path, 0, "the file is not there", log_id))
         return attrs.evolve(state, chunks=chunks)
 
@@ -217,12 +201,10 @@ class Store:
         self._recovered.logs.clear()
         if self.damages:
             return
-        for name in self._disk.names(f"{self._folder}/queues"):
-            if not name.isdecimal() or int(name) not in known:
-                remove_folder(self._disk, self._queue_folder(name))
-
-    def _queue_folder(self, name: str) -> str:
-        return f"{self._folder}/queues/{name}"
+        queues = f"{self._folder}/queues"
+        for name in self._disk.names(queues):
+            if name.startswith(_TRANSIENT) or (name.isdecimal() and int(name) not in known):
+                remove_folder(self._disk, f"{queues}/{name}")
 
     async def stop(self) -> None:
         """Everything that was told is kept, and where the queues stand. Raises `OSError`."""
@@ -237,28 +219,40 @@ class Store:
         self._lock.close()
 
 
-async def _make_folders(disk: Disk, folder: str) -> None:
-    """See that all folders are there, those around the data directory too."""
-    missing = [folder, f"{folder}/wal", f"{folder}/queues"]
-    while (outer := posixpath.dirname(missing[0])) not in ("", "/"):
-        missing.insert(0, outer)
-    for path in missing:
-        disk.make_folder(path)
-    for path in missing:
-        await disk.sync_folder(posixpath.dirname(path) or ".")
+def read_wal(disk: Disk, folder: str) -> Recovered:
+    """What the write-ahead log of the data directory ``folder`` has kept.
 
-
-def _lock(disk: Disk, folder: str) -> File:
-    lock = disk.open(f"{folder}/lock", create=True)
+    Raises `DataError` if it cannot be used, and `OSError`.
+    """
     try:
-        lock.lock()
-    except BlockingIOError:
-        lock.close()
+        recovered = recover(disk, f"{folder}/wal")
+    except FormatError as error:
+        raise DataError(str(error)) from error
+    if not recovered.knows_definitions and (
+        recovered.damages
+        or recovered.batch > 1
+        or any(segment_numbers(disk, log_folder(folder, each)) for each in log_ids(disk, folder))
+    ):
+        at = recovered.damages[0] if recovered.damages else f"{folder}/wal says nothing of them"
         raise DataError(
-            f"the data directory {folder} is used by a running node: stop that one,"
-            " or choose another with --data-dir"
-        ) from None
-    return lock
+            f"the definitions in {folder} are lost ({at}): restore it from a backup,"
+            " or move it away to begin anew"
+        )
+    return recovered
+
+
+def log_ids(disk: Disk, folder: str) -> list[int]:
+    """The ids of the logs that have a folder in the data directory ``folder``."""
+    try:
+        names = disk.names(f"{folder}/queues")
+    except FileNotFoundError:
+        return []
+    return [int(name) for name in names if name.isdecimal()]
+
+
+def log_folder(folder: str, log_id: int) -> str:
+    """Where the segments of a log lie in the data directory ``folder``."""
+    return f"{folder}/queues/{log_id}"
 
 
 async def _cut(disk: Disk, path: str, size_bytes: int) -> None:
@@ -267,37 +261,3 @@ async def _cut(disk: Disk, path: str, size_bytes: int) -> None:
     file.truncate(size_bytes)
     await file.sync()
     file.close()
-
-
-async def _check_owner(disk: Disk, folder: str, name: str) -> None:
-    """See that the data is this node's, in a format that is known; sign what is new."""
-    path = f"{folder}/node.json"
-    if "node.json" not in disk.names(folder):
-        draft = disk.open(f"{path}.new", create=True)
-        draft.truncate(0)
-        draft.append(json.dumps({"name": name, "format": FORMAT_VERSION}).encode())
-        await draft.sync()
-        draft.close()
-        disk.rename(f"{path}.new", path)
-        await disk.sync_folder(folder)
-        return
-    file = disk.open(path)
-    try:
-        owner = json.loads(file.read(0, file.size_bytes))
-        there, version = owner["name"], owner["format"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"{path} cannot be read: {error}; restore it, or move {folder} away"
-        ) from error
-    finally:
-        file.close()
-    if there != name:
-        raise DataError(
-            f"the data directory {folder} belongs to node {there}, and this one is {name}:"
-            " start it with that --name, or choose another with --data-dir"
-        )
-    if version > FORMAT_VERSION:
-        raise DataError(
-            f"the data directory {folder} has format {version}, and this version reads"
-            f" {FORMAT_VERSION}: start it with the version that has written it, or a newer one"
-        )

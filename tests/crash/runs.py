@@ -11,12 +11,13 @@ import trio
 from amqpbroker.testing.confirm_order import ConfirmOrder, check_confirm_order
 from amqpbroker.testing.disk_shim import DiskShim, Lost
 from amqpbroker.testing.history import Fault, Verdict
-from tests.crash.broker import Broker
+from tests.crash.broker import Broker, DidNotStart
 from tests.crash.load import QUEUES, Load
 
 PUBLISHERS = 4
 PATIENCE_S = 300
 MOMENT_S = 30
+LITTLE_ROOM_BYTES = 3_000_000
 
 
 @attrs.define
@@ -232,6 +233,10 @@ class FullDisk:
     blocked: int
     consumed: int
     report: Report
+    refusal: tuple[int, str] = (0, "")
+    """How a node ends that is started without any room: its status, and what it says."""
+    drained: int = 0
+    """What is consumed from one that is started with a little room, below the limit."""
 
 
 async def run_full_disk(
@@ -239,7 +244,7 @@ async def run_full_disk(
 ) -> FullDisk:
     """Under load, leave only so much room; then consume what is there; then give room again.
 
-    ``killed``: the broker dies while the disk is full, and finds it so when it starts.
+    ``killed``: the broker dies while the disk is full, and is started with no room, then a little.
     """
     load, report = Load(random.Random(1)), Report()
     async with trio.open_nursery() as nursery:
@@ -260,7 +265,16 @@ async def run_full_disk(
             shim.crash()
             load.history.ended(in_order=False)
             shim.room_bytes = 0
+            try:
+                await trio.to_thread.run_sync(broker.start)
+            except DidNotStart as refused:
+                full.refusal = refused.args
+            shim.room_bytes = LITTLE_ROOM_BYTES
+            broker.environment["AMQPBROKER_DISK_FREE_LIMIT"] = "50MB"
+            received = load.received
             await _start(broker, load, report)
+            await _stands_still(lambda: load.received)
+            full.drained = load.received - received
         shim.room_bytes = -1
         await _let_run(load, 3000)
         broker.kill(with_helpers=True)

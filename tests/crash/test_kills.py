@@ -125,12 +125,16 @@ async def test_while_the_disk_is_full_consumers_go_on_and_publishers_wait(
     assert full.blocked > 0
 
 
-async def test_a_node_that_starts_on_a_full_disk_goes_on_when_there_is_room(
+async def test_a_node_starts_with_a_little_room_and_consumers_make_more(
     watched: Broker, shim: DiskShim
 ) -> None:
     watched.environment["AMQPBROKER_DISK_FREE_LIMIT"] = "0"
     full = await run_full_disk(watched, shim, 200_000, killed=True)
     assert full.report.is_sound, full.report
+    status, words = full.refusal
+    assert status == 1
+    assert "No space left on device" in words.splitlines()[-1]
+    assert full.drained > 100
 
 
 def test_a_new_node_on_a_full_disk_says_so_and_starts_when_there_is_room(
@@ -143,5 +147,6 @@ def test_a_new_node_on_a_full_disk_says_so_and_starts_when_there_is_room(
     assert status == 1
     assert "No space left on device" in words
     assert len(words.splitlines()) == 1
+    assert not any(shim.folder.iterdir())
     shim.room_bytes = -1
     watched.start()

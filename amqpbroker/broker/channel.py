@@ -75,6 +75,7 @@ class Channel:
         self.reply_consumer: ReplyConsumer | None = None
         self.last_queue: str | None = None
         self._consumers: dict[str, ChannelConsumer] = {}
+        self._leaving: ChannelConsumer | None = None
         self._held_notices: list[Frame] | None = None
         self._outbox_bytes_max = session.broker.limits.outbox_bytes_max
 
@@ -157,8 +158,10 @@ class Channel:
 
     def close(self) -> int:
         """End: consumers go, what is unsettled goes back to its queues; octets that were parked."""
-        for consumer in list(self._consumers.values()):
-            self._remove_consumer(consumer)
+        if self._leaving is not None:
+            self._leave(self._leaving)
+        while self._consumers:
+            self._leave(self._consumers.popitem()[1])
         if self.reply_consumer is not None:
             self._close_replies(self.reply_consumer)
         if self.transaction is not None:
@@ -196,6 +199,11 @@ class Channel:
     def confirm(self, sequence: int, multiple: bool) -> None:
         """Tell the peer that messages are safe."""
         self.send(commands.Basic.Ack(sequence, multiple))
+        self.turn.speak(self.session)
+
+    def refuse(self, sequence: int, multiple: bool) -> None:
+        """Tell the peer that messages may be lost."""
+        self.send(commands.Basic.Nack(sequence, multiple))
         self.turn.speak(self.session)
 
     def _select_transactions(self, method: commands.Tx.Select) -> None:
@@ -342,26 +350,29 @@ class Channel:
 
     def _cancel(self, method: commands.Basic.Cancel) -> None:
         tag = method.consumer_tag or ""
-        consumer = self._consumers.get(tag)
+        consumer = self._leaving = self._consumers.pop(tag, None)
+        gone = None
         if consumer is not None:
-            self._remove_consumer(consumer)
+            gone = consumer.queue.cancel(consumer)
         elif self.reply_consumer is not None and self.reply_consumer.tag == tag:
             self._close_replies(self.reply_consumer)
-        if not method.nowait:
-            self.send(commands.Basic.CancelOk(tag))
+
+        def reply(_: None) -> None:
+            self._leaving = None
+            if consumer is not None:
+                self.parked_consumers.pop(consumer, None)
+            if not method.nowait:
+                self.send(commands.Basic.CancelOk(tag))
+
+        self.answer(gone, method.index, reply)
 
     def _close_replies(self, consumer: ReplyConsumer) -> None:
         consumer.close()
         self.reply_consumer = None
 
-    def _remove_consumer(self, consumer: ChannelConsumer) -> None:
-        """Take a consumer away."""
-        del self._consumers[consumer.tag]
-        self._leave(consumer)
-
     def _leave(self, consumer: ChannelConsumer) -> None:
         self.parked_consumers.pop(consumer, None)
-        consumer.queue.cancel(consumer)
+        consumer.queue.abandon(consumer)
 
     def consumer_cancelled(self, consumer: ChannelConsumer) -> None:
         """The queue is gone; a peer that can bear it is told so (consumer_cancel_notify)."""

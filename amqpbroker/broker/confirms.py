@@ -4,7 +4,7 @@ A publish becomes a run: so many messages, and for each queue they went to the i
 committed mark must reach. A run is confirmed as far as the slowest of its queues has committed;
 several runs may be, in any order. What is confirmed without a gap is told by one basic.ack with
 ``multiple``, the rest singly (AMQP 0-9-1, RabbitMQ: Consumer Acknowledgements and Publisher
-Confirms).
+Confirms). What one of its queues has refused is told by basic.nack.
 
 The window counts for channels without confirms too: the octets that are accepted but not committed
 are bounded, per connection and per node.
@@ -35,12 +35,21 @@ class _Run:
         lag = max(end - queue.committed for queue, end in self.targets)
         return self.count - min(max(lag, 0), self.count)
 
+    def refused(self, done: int) -> set[int]:
+        """Which of the first ``done``, counted from 0, were not taken by all their queues."""
+        places: set[int] = set()
+        for queue, end in self.targets:
+            start = end - self.count
+            for run in queue.refused:
+                places.update(range(max(run.start - start, 0), min(run.stop - start, done)))
+        return places
+
 
 class ConfirmWindow:
     """The unconfirmed messages of one channel.
 
     ``wake`` asks for `advance` to be called soon; ``account`` is told how many uncommitted octets
-    came (or, negative, went); ``ack`` says (sequence number, multiple) to the peer.
+    came (or, negative, went); ``ack`` and ``nack`` say (sequence number, multiple) to the peer.
     """
 
     def __init__(
@@ -48,15 +57,20 @@ class ConfirmWindow:
         wake: Callable[["ConfirmWindow"], None],
         account: Callable[[int], None],
         ack: Callable[[int, bool], None],
+        nack: Callable[[int, bool], None],
     ) -> None:
         self.confirming = False
+        self.has_lost = False
+        """Whether some message was refused; who wants to know of new ones sets it back."""
         self._wake = wake
         self._account = account
         self._ack = ack
+        self._nack = nack
         self._next = 1
         self._told = 0  # All up to here are confirmed to the peer.
         self._open: list[_Run] = []
         self._early: list[tuple[int, int]] = []  # Confirmed, but not told yet: (first, last).
+        self._refused: list[int] = []  # Not told yet either.
         self._on_clear: Callable[[], None] = _ignore
 
     def published(self, raws: list[bytes], targets: list[tuple[Destination, int]]) -> None:
@@ -98,9 +112,12 @@ class ConfirmWindow:
         for run in self._open:
             done = run.committed()
             if done:
+                if any(queue.refused for queue, _ in run.targets):
+                    self._note(run, done)
+                elif run.first:
+                    self._early.append((run.first, run.first + done - 1))
                 run.count -= done
                 if run.first:
-                    self._early.append((run.first, run.first + done - 1))
                     run.first += done
             if run.count:
                 waiting.append(run)
@@ -118,7 +135,38 @@ class ConfirmWindow:
             clear, self._on_clear = self._on_clear, _ignore
             clear()
 
+    def _note(self, run: _Run, done: int) -> None:
+        """The first ``done`` of a run are committed, but perhaps some were refused."""
+        refused = run.refused(done)
+        if refused:
+            self.has_lost = True
+        if run.first:
+            start = 0
+            for place in (*sorted(refused), done):
+                if place > start:
+                    self._early.append((run.first + start, run.first + place - 1))
+                start = place + 1
+            self._refused += [run.first + place for place in refused]
+
     def _tell(self, without_gap: int) -> None:
+        """Confirm and refuse everything up to ``without_gap``, and what lies beyond one by one.
+
+        Confirms come first; what comes without a gap is told at once (RabbitMQ).
+        """
+        if not self._refused:
+            self._confirm(without_gap)
+            return
+        refused, self._refused = sorted(self._refused), []
+        self._confirm(min(without_gap, refused[0] - 1))
+        border = min([without_gap + 1, *[first for first, _ in self._early]])
+        together = [sequence for sequence in refused if sequence < border]
+        if together:
+            self._nack(together[-1], True)
+        for sequence in refused[len(together) :]:
+            self._nack(sequence, False)
+        self._told = max(self._told, without_gap)
+
+    def _confirm(self, without_gap: int) -> None:
         """Confirm everything up to ``without_gap`` at once, what lies beyond one by one."""
         newest = 0  # What was told alone before its time is not named again.
         for first, last in self._early:
@@ -137,7 +185,7 @@ class ConfirmWindow:
         self._open = []
         self.confirming = False
         # Nothing leads in a circle: the channel is freed at once.
-        self._account = self._ack = self._on_clear = _ignore
+        self._account = self._ack = self._nack = self._on_clear = _ignore
 
 
 def _ignore(*_: object) -> None:

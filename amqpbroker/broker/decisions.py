@@ -42,7 +42,7 @@ class Decisions:
         return about in self._open
 
     def decide(
-        self, about: Hashable, rule: Callable[[], Answer | Wish[Answer]]
+        self, about: Hashable, rule: Callable[[], Answer | Pending[Answer] | Wish[Answer]]
     ) -> Answer | Pending[Answer]:
         """What comes of ``rule``. Raises what the rule has against it."""
         waiting = self._open.get(about)
@@ -87,7 +87,7 @@ class Decisions:
     def _answered(
         self,
         about: Hashable,
-        rule: Callable[[], Answer | Wish[Answer]],
+        rule: Callable[[], Answer | Pending[Answer] | Wish[Answer]],
         outcome: Callable[[], Answer],
     ) -> Answer | Pending[Answer]:
         """The outcome, or that of the rule if it is to be asked again."""

@@ -67,7 +67,9 @@ class Publisher:
         self._routes_max = channel.session.broker.limits.routes_per_channel_max
         self._routes: dict[bytes, Route] = {}
         self._seen: set[bytes] = set()
-        self.window = ConfirmWindow(channel.turn.confirm, self._session.account, channel.confirm)
+        self.window = ConfirmWindow(
+            channel.turn.confirm, self._session.account, channel.confirm, channel.refuse
+        )
 
     def publish(self, event: Publish) -> int:
         """Take a run of messages; the work it was."""

@@ -77,6 +77,7 @@ def _declare_queue(channel: "Channel", method: commands.Queue.Declare) -> None:
         return
     session, vhost = channel.session, channel.vhost
     made: Queue | Pending[Queue]
+    is_new = False
     if method.passive:
         made = vhost.queue(name, session)
     else:
@@ -90,13 +91,23 @@ def _declare_queue(channel: "Channel", method: commands.Queue.Declare) -> None:
             method.auto_delete,
             method.arguments or {},
         )
+        is_new = wanted.name not in vhost.queues
         made = declaring.declare_queue(channel.asker, wanted)
 
     def reply(queue: Queue) -> None:
-        if not method.nowait:
-            queue.touch()  # Who wants no answer does not ask the queue (RabbitMQ).
-        stat = queue.stat()
-        _declare_ok(channel, queue.definition.name, stat.ready, stat.consumers, method.nowait)
+        name = queue.definition.name
+        channel.last_queue = name
+        if method.nowait:
+            return  # Who wants no answer does not ask the queue (RabbitMQ).
+        if is_new:
+            _declare_ok(channel, name, 0, 0)
+            return
+        queue.touch()
+        channel.answer(
+            queue.stat(),
+            method.index,
+            lambda stat: _declare_ok(channel, name, stat.ready, stat.consumers),
+        )
 
     channel.answer(made, method.index, reply)
 
@@ -106,15 +117,15 @@ def _declare_reply_queue(channel: "Channel", name: str, nowait: bool) -> None:
     vhost = channel.vhost
     if name != REPLY_TO and name not in vhost.replies:
         raise NotFound(f"no queue '{name}' in vhost '{vhost.name}'")
-    _declare_ok(channel, name, 0, 1, nowait)
-
-
-def _declare_ok(channel: "Channel", name: str, ready: int, consumers: int, nowait: bool) -> None:
     channel.last_queue = name
     if not nowait:
-        answer = commands.Queue.DeclareOk(None, ready, consumers)
-        answer.queue = name  # pamqp's constructor refuses some names.
-        channel.send(answer)
+        _declare_ok(channel, name, 0, 1)
+
+
+def _declare_ok(channel: "Channel", name: str, ready: int, consumers: int) -> None:
+    answer = commands.Queue.DeclareOk(None, ready, consumers)
+    answer.queue = name  # pamqp's constructor refuses some names.
+    channel.send(answer)
 
 
 def _delete_queue(channel: "Channel", method: commands.Queue.Delete) -> None:

@@ -70,8 +70,12 @@ class Transaction:
         self._settled += [(run, outcome) for run in taken]
 
     def commit(self) -> Pending[None]:
-        """Begin to carry all out; the answer comes when it is committed everywhere."""
+        """Begin to carry all out; the answer comes when it is committed everywhere.
+
+        It is `PreconditionFailed` if some message was refused (RabbitMQ).
+        """
         self._commit = Pending()
+        self._channel.publisher.window.has_lost = False
         self._channel.turn.resume(self)
         return self._commit
 
@@ -98,7 +102,11 @@ class Transaction:
 
     def _committed(self) -> None:
         commit, self._commit = self._commit, None
-        if commit is not None:
+        if commit is None:
+            return
+        if self._channel.publisher.window.has_lost:
+            commit.fail(PreconditionFailed("partial tx completion"))
+        else:
             commit.resolve(None)
 
     def rollback(self) -> None:

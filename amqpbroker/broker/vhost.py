@@ -134,17 +134,14 @@ class VHost:
         How many messages were ready. One that is not there has none (RabbitMQ).
         """
 
-        def rule() -> int | Wish[int]:
+        def rule() -> int | Pending[int] | Wish[int]:
             if name not in self.queues:
                 return 0
             queue = self.queue(name, asker)
-            stat = queue.stat()
-            what = f"queue '{name}' in vhost '{self.name}'"
-            if if_empty and stat.ready:
-                raise PreconditionFailed(f"{what} not empty")
-            if if_unused and stat.consumers:
-                raise PreconditionFailed(f"{what} in use")
-            return Wish(delete(queue.definition), lambda: stat.ready)
+            count = queue.may_delete(if_unused, if_empty)
+            if isinstance(count, Pending):
+                return count
+            return Wish(delete(queue.definition), lambda: count)
 
         return self._decisions.decide(("queue", name), rule)
 

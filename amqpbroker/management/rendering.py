@@ -64,7 +64,7 @@ def queue(call: Call, there: Queue) -> dict[str, Any] | None:
     """A queue as it is listed; None: it was deleted meanwhile."""
     if there.version:
         return None
-    definition, stat = there.definition, there.stat()
+    definition, stat = there.definition, there.glance()
     messages = {
         "messages": stat.ready + stat.unsettled,
         "messages_ready": stat.ready,

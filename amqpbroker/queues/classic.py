@@ -10,7 +10,7 @@ from collections.abc import Callable
 from zlib import crc32
 
 from amqpbroker.definitions import QueueDefinition
-from amqpbroker.errors import AccessRefused
+from amqpbroker.errors import AccessRefused, PreconditionFailed
 from amqpbroker.message import Batch, Origin
 from amqpbroker.queues.arguments import check_declare
 from amqpbroker.queues.expiry import Expiry, Lease
@@ -219,12 +219,12 @@ class ClassicQueue(Queue):
         if self.version:
             return
         self._unsettled -= len(indexes)
-        if outcome is Outcome.REQUEUE:
-            self._ready.give_back(indexes)
+        if outcome is Outcome.ACK or outcome is Outcome.REJECT:
+            self._log.settle(indexes)
+        else:
+            self._ready.give_back(indexes, seen=outcome is Outcome.REQUEUE)
             self._drop_expired()
             self._wake(self)
-        else:
-            self._log.settle(indexes)
 
     def touch(self) -> None:
         if self._lease is not None:
@@ -288,6 +288,14 @@ class ClassicQueue(Queue):
         for run in runs:
             self._log.settle(run)
         return sum(map(len, runs))
+
+    def may_delete(self, if_unused: bool, if_empty: bool) -> int:
+        stat = self.stat()
+        if if_empty and stat.ready:
+            raise PreconditionFailed(f"{self.definition.title} not empty")
+        if if_unused and stat.consumers:
+            raise PreconditionFailed(f"{self.definition.title} in use")
+        return stat.ready
 
     def delete(self) -> int:
         self.version += 1

@@ -5,7 +5,7 @@ the range is the number of consumers who share the messages in turn.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from enum import Enum
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -94,6 +94,8 @@ class Outcome(Enum):
     ACK = "ack"
     REJECT = "reject"
     REQUEUE = "requeue"
+    RETURN = "return"
+    """It goes back unseen: to its place, as if it had not been delivered, then or before."""
 
 
 @attrs.frozen
@@ -159,6 +161,11 @@ class Destination(ABC):
 
     version: int
     """Raised once, when it is deleted: who remembers a route to it looks here."""
+    refused: Sequence[range] = ()
+    """Indexes below `committed` whose messages were not taken, or may be lost.
+
+    Those of late, in order; the range is there before `committed` moves past it.
+    """
 
     @property
     @abstractmethod
@@ -215,11 +222,16 @@ class Queue(Destination):
         """A parked consumer has credit again."""
 
     @abstractmethod
-    def cancel(self, consumer: Consumer) -> None:
+    def cancel(self, consumer: Consumer) -> Pending[None] | None:
         """Remove a consumer; what it has not settled stays with it.
 
-        With its last an auto-delete queue goes (`Keeper.unused`).
+        Until the answer is there, it is given what is on its way to it. With its last consumer an
+        auto-delete queue goes (`Keeper.unused`).
         """
+
+    def abandon(self, consumer: Consumer) -> None:
+        """Remove a consumer that takes nothing any more; it may be about to be cancelled."""
+        self.cancel(consumer)
 
     @abstractmethod
     def touch(self) -> None:
@@ -234,12 +246,29 @@ class Queue(Destination):
         """Drop all ready messages; returns their number."""
 
     @abstractmethod
-    def delete(self) -> int | Pending[int]:
-        """Cancel the consumers and drop all messages; returns the number of the ready ones."""
+    def may_delete(self, if_unused: bool, if_empty: bool) -> int | Pending[int]:
+        """Whether it may be deleted; the number of ready messages.
+
+        A number: whoever asked submits the change. A `Pending`: whoever holds the queue does, and
+        this is the answer. Raises `PreconditionFailed` if the queue is in use, or not empty.
+        """
 
     @abstractmethod
-    def stat(self) -> QueueStat:
+    def delete(self) -> int:
+        """It is deleted: cancel the consumers and drop all messages.
+
+        Returns the number of the ready ones, as far as they were kept here.
+        """
+
+    @abstractmethod
+    def stat(self) -> QueueStat | Pending[QueueStat]:
         """The queue in numbers."""
+
+    def glance(self) -> QueueStat:
+        """The queue in numbers, as far as they are known here, and perhaps of a while ago."""
+        stat = self.stat()
+        assert isinstance(stat, QueueStat), stat
+        return stat
 
 
 class Timer(Protocol):
@@ -262,7 +291,7 @@ class Keeper(ABC):
 
     @abstractmethod
     def unused(self, queue: Queue) -> None:
-        """Delete ``queue``, which was not used for as long as it may be."""
+        """Delete ``queue``: its last consumer has left, or it was unused for too long."""
 
 
 class QueueType(ABC):

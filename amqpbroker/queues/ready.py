@@ -47,8 +47,8 @@ class Ready(ABC):
         """Put back the rest of what was just taken, which nobody has seen."""
 
     @abstractmethod
-    def give_back(self, run: range) -> None:
-        """Have ``run``, which was delivered, wait again."""
+    def give_back(self, run: range, seen: bool = True) -> None:
+        """Have ``run``, which was delivered, wait again; not ``seen``: as if it had not been."""
 
     @abstractmethod
     def recover(self, run: range) -> None:
@@ -66,10 +66,13 @@ class Returned:
         self.returned = 0
         self._heap: list[tuple[int, range]] = []
         self._newest = range(0)  # Still growing, and not in the heap.
+        self._unseen: set[int] = set()  # Those of them that nobody has seen.
 
-    def give_back(self, run: range) -> None:
+    def give_back(self, run: range, seen: bool = True) -> None:
         """Have ``run``, which was delivered, wait again."""
         self.returned += len(run)
+        if not seen:
+            self._unseen.update(run)
         if self._newest:
             joined = join(self._newest, run)
             if joined is not None:
@@ -92,8 +95,26 @@ class Returned:
         self._lay_down()
         return self._heap[0][0]
 
-    def take_returned(self, limit: int) -> range:
-        """Take up to ``limit`` of the first, as many as lie in one run; there must be one."""
+    def take_returned(self, limit: int) -> tuple[range, bool]:
+        """Take up to ``limit`` of the first, as many as lie in one run; there must be one.
+
+        Says, too, whether they were seen.
+        """
+        run = self._take_run(limit)
+        if not self._unseen:
+            return run, True
+        seen = run[0] not in self._unseen
+        count = 1
+        while count < len(run) and (run[count] not in self._unseen) is seen:
+            count += 1
+        if count < len(run):
+            self.returned += len(run) - count
+            self._push(run[count:])
+        self._unseen.difference_update(run[:count])
+        return run[:count], seen
+
+    def _take_run(self, limit: int) -> range:
+        """Take up to ``limit`` of the first, seen or not."""
         self._lay_down()
         heap = self._heap
         run = heappop(heap)[1]
@@ -133,6 +154,7 @@ class Returned:
         self._lay_down()
         runs = [run for _, run in sorted(self._heap, key=lambda item: item[0])]
         self._heap.clear()
+        self._unseen.clear()
         self.returned = 0
         return runs
 
@@ -157,14 +179,17 @@ class Line(Returned, Ready):
 
     def take(self, readable: int, limit: int) -> tuple[range, bool]:
         if self.returned:
-            return self.take_returned(limit), True
+            return self.take_returned(limit)
         start = self._cursor
         self._cursor = min(readable, start + limit)
         return range(start, self._cursor), False
 
     def put_back(self, run: range, redelivered: bool) -> None:
-        if redelivered:
-            self.give_back(run)
+        self.give_back(run, redelivered)
+
+    def give_back(self, run: range, seen: bool = True) -> None:
+        if seen or run.step != 1 or run.stop != self._cursor:
+            super().give_back(run, seen)
         else:
             self._cursor = run.start
 
@@ -187,6 +212,8 @@ class _Level(Returned):
     def __init__(self) -> None:
         super().__init__()
         self.fresh: deque[range] = deque()
+        self.fresh_taken = 0
+        """The index behind the last that was taken of them."""
 
 
 class Priorities(Ready):
@@ -243,12 +270,12 @@ class Priorities(Ready):
         self._admit(readable)
         priority = self._busy.bit_length() - 1
         level = self._levels[priority]
-        redelivered = level.returned > 0
-        if redelivered:
-            run = level.take_returned(limit)
+        if level.returned:
+            run, redelivered = level.take_returned(limit)
         else:
             whole = level.fresh.popleft()
-            run = whole[:limit]
+            run, redelivered = whole[:limit], False
+            level.fresh_taken = run[-1] + 1
             if len(run) < len(whole):
                 level.fresh.appendleft(whole[limit:])
         self._count -= len(run)
@@ -257,20 +284,22 @@ class Priorities(Ready):
         return run, redelivered
 
     def put_back(self, run: range, redelivered: bool) -> None:
-        if redelivered:
-            self.give_back(run)
-            return
         priority = self._priority(self._log.origins(run)[0])
-        self._level(priority, len(run)).fresh.appendleft(run)
+        level = self._level(priority, len(run))
+        if redelivered or run.step != 1 or run.stop != level.fresh_taken:
+            level.give_back(run, redelivered)
+        else:
+            level.fresh.appendleft(run)
+            level.fresh_taken = run.start
 
-    def give_back(self, run: range) -> None:
+    def give_back(self, run: range, seen: bool = True) -> None:
         while run:
             origins = self._log.origins(run)
             priority = self._priority(origins[0])
             count = 1
             while count < len(origins) and self._priority(origins[count]) == priority:
                 count += 1
-            self._level(priority, count).give_back(run[:count])
+            self._level(priority, count).give_back(run[:count], seen)
             run = run[count:]
 
     def recover(self, run: range) -> None:

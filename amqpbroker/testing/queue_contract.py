@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 import pytest
 
 from amqpbroker.definitions import Arguments, QueueDefinition
-from amqpbroker.errors import AccessRefused
+from amqpbroker.errors import AccessRefused, PreconditionFailed
 from amqpbroker.queues.queue import Consumer, Got, Keeper, Outcome, Queue, QueueStat
 from amqpbroker.queues.ready import runs_of
 from amqpbroker.storage.log import Log, MemoryLog
@@ -27,6 +27,13 @@ from amqpbroker.testing.queue_model import QueueModel
 
 _WALKS = 20
 _STEPS = 60
+
+
+def stat_of(queue: Queue) -> QueueStat:
+    """The numbers of a queue that answers at once."""
+    stat = queue.stat()
+    assert isinstance(stat, QueueStat)
+    return stat
 
 
 class QueueSetUp(ABC):
@@ -178,7 +185,7 @@ class QueueContract(QueueSetUp):
         keeper.hand_out()
 
         assert consumer.indexes == [0, 1, 2]
-        assert queue.stat().ready == 1
+        assert stat_of(queue).ready == 1
 
     def test_consumers_that_share_credit_do_not_overdraw_it(self) -> None:
         queue, keeper = self.set_up()
@@ -191,7 +198,7 @@ class QueueContract(QueueSetUp):
         keeper.hand_out()
 
         assert [consumer.indexes for consumer in consumers] == [[0, 2, 4], [1, 3]]
-        assert queue.stat().ready == 5
+        assert stat_of(queue).ready == 5
 
     def test_consumers_that_share_credit_have_their_turn_beside_others(self) -> None:
         queue, keeper = self.set_up()
@@ -236,6 +243,27 @@ class QueueContract(QueueSetUp):
 
         assert [(taken.index, taken.redelivered) for taken in second.taken] == [
             (0, True), (1, True), (3, True), (4, True), (5, True), (6, False), (7, False),
+        ]  # fmt: skip
+
+    def test_what_returns_unseen_is_as_it_was(self) -> None:
+        queue, keeper = self.set_up()
+        first = FakeConsumer(credit=8)
+        queue.consume(first)
+        queue.publish(fake_origin(), numbered(10))
+        keeper.hand_out()
+        queue.cancel(first)
+        queue.settle(range(2, 4), Outcome.RETURN)
+        queue.settle(range(1), Outcome.REQUEUE)
+        queue.settle(range(4, 5), Outcome.REQUEUE)
+        queue.settle(range(6, 8), Outcome.RETURN)
+
+        second = FakeConsumer()
+        queue.consume(second)
+        keeper.hand_out()
+
+        assert [(taken.index, taken.redelivered) for taken in second.taken] == [
+            (0, True), (2, False), (3, False), (4, True),
+            (6, False), (7, False), (8, False), (9, False),
         ]  # fmt: skip
 
     def test_cancel_leaves_with_the_consumer_what_it_has(self) -> None:
@@ -316,7 +344,7 @@ class QueueContract(QueueSetUp):
         refused = _is_refused(queue, FakeConsumer(exclusive=True))
 
         assert refused == "queue 'q' in vhost '/' in exclusive use"
-        assert queue.stat().consumers == 1
+        assert stat_of(queue).consumers == 1
 
     def test_exclusive_use_ends_with_its_consumer(self) -> None:
         queue, _ = self.set_up()
@@ -328,6 +356,17 @@ class QueueContract(QueueSetUp):
         assert _is_refused(queue, FakeConsumer(exclusive=True)) is None
 
     # -- the end -------------------------------------------------------------------------------
+
+    def test_a_queue_may_be_deleted_unless_it_is_in_use_or_not_empty(self) -> None:
+        queue, _ = self.set_up()
+        queue.publish(fake_origin(), numbered(2))
+        queue.consume(FakeConsumer(credit=0))
+
+        assert queue.may_delete(if_unused=False, if_empty=False) == 2
+        with pytest.raises(PreconditionFailed, match=r"^queue 'q' in vhost '/' in use$"):
+            queue.may_delete(if_unused=True, if_empty=False)
+        with pytest.raises(PreconditionFailed, match=r"^queue 'q' in vhost '/' not empty$"):
+            queue.may_delete(if_unused=True, if_empty=True)
 
     def test_purge_drops_what_waits_and_nothing_else(self) -> None:
         queue, keeper = self.set_up()
@@ -410,7 +449,7 @@ class QueueContract(QueueSetUp):
             queue.settle(range(place, place + 1), outcome)
         keeper.hand_out()
 
-        assert queue.stat().ready == 0
+        assert stat_of(queue).ready == 0
 
     # -- marks ---------------------------------------------------------------------------------
 
@@ -439,7 +478,7 @@ class QueueContract(QueueSetUp):
 
         assert isinstance(got, Got)
         assert got.ready == 2
-        assert queue.stat().ready == 2
+        assert stat_of(queue).ready == 2
         assert queue.purge() == 2
 
     def test_committed_follows_the_log(self) -> None:
@@ -503,7 +542,7 @@ class QueueContract(QueueSetUp):
             model.purge()
         elif holder and rng.random() < 0.5:
             for run in runs_of(sorted(rng.sample(holder, rng.randint(1, len(holder))))):
-                model.settle(holder, run, rng.choice(list(Outcome)))
+                model.settle(holder, run, rng.choice(model.outcomes(run)))
         elif rng.random() < 0.5:
             model.publish(rng.randint(1, 20), rng.randint(0, 4), rng.choice((None, None, 0, 9)))
             model.advance(rng.randint(0, 9))

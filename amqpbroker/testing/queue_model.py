@@ -35,6 +35,7 @@ class QueueModel:
         self._ranks: dict[int, tuple[int, int]] = {}
         self._ends_ms: dict[int, int] = {}
         self._seen: set[int] = set()
+        self._seen_twice: set[int] = set()
         self._end = 0
 
     def publish(self, count: int, priority: int = 0, ttl_ms: int | None = None) -> None:
@@ -139,6 +140,8 @@ class QueueModel:
     def _check(self, taken: Taken | Got) -> None:
         assert taken.raw == self._raws[taken.index]
         assert taken.redelivered == (taken.index in self._seen), taken
+        if taken.index in self._seen:
+            self._seen_twice.add(taken.index)
         self._seen.add(taken.index)
 
     def get(self, no_ack: bool) -> None:
@@ -155,12 +158,21 @@ class QueueModel:
             if not no_ack:
                 self.got.append(got.index)
 
+    def outcomes(self, indexes: range) -> list[Outcome]:
+        """What may become of messages that somebody has: none is unseen that came a second time."""
+        outcomes = list(Outcome)
+        if not self._seen_twice.isdisjoint(indexes):
+            outcomes.remove(Outcome.RETURN)
+        return outcomes
+
     def settle(self, holder: list[int], indexes: range, outcome: Outcome) -> None:
         """Settle what a consumer holds, or what was asked for."""
         self.queue.settle(indexes, outcome)
         for index in indexes:
             holder.remove(index)
-        if outcome is Outcome.REQUEUE:
+        if outcome is Outcome.RETURN:
+            self._seen.difference_update(indexes)
+        if outcome in (Outcome.REQUEUE, Outcome.RETURN):
             self._wait(indexes)
             self._expire()
 

@@ -7,7 +7,7 @@ import pytest
 from amqpbroker.queues.queue import Got, Outcome, Queue, QueueStat
 from amqpbroker.storage.log import CHUNK_MAX, MemoryLog
 from amqpbroker.testing.fakes import FakeConsumer, FakeKeeper, HeldLog, fake_origin, numbered
-from amqpbroker.testing.queue_contract import QueueSetUp
+from amqpbroker.testing.queue_contract import QueueSetUp, stat_of
 
 
 class _SpyLog(MemoryLog):
@@ -30,11 +30,11 @@ class QueueTimeContract(QueueSetUp):
         queue.publish(fake_origin(), numbered(2))
 
         keeper.advance(99)
-        before = queue.stat().ready
+        before = stat_of(queue).ready
         keeper.advance(1)
 
         assert before == 2
-        assert queue.stat().ready == 0
+        assert stat_of(queue).ready == 0
         assert queue.get(no_ack=True) is None
 
     def test_a_message_may_have_a_time_of_its_own_and_the_shorter_counts(self) -> None:
@@ -43,11 +43,11 @@ class QueueTimeContract(QueueSetUp):
             queue.publish(fake_origin(ttl_ms=ttl_ms), numbered(1))
 
         keeper.advance(20)
-        after_20 = queue.stat().ready
+        after_20 = stat_of(queue).ready
         keeper.advance(80)
 
         assert after_20 == 2
-        assert queue.stat().ready == 0
+        assert stat_of(queue).ready == 0
 
     def test_the_time_counts_from_publish(self) -> None:
         queue, keeper = self.set_up({"x-message-ttl": 100})
@@ -57,7 +57,7 @@ class QueueTimeContract(QueueSetUp):
 
         keeper.advance(60)
 
-        assert queue.stat().ready == 1
+        assert stat_of(queue).ready == 1
 
     def test_a_message_expires_when_it_is_first(self) -> None:
         queue, keeper = self.set_up()
@@ -66,13 +66,13 @@ class QueueTimeContract(QueueSetUp):
         queue.publish(fake_origin(), [b"last"])
 
         keeper.advance(50)
-        before = queue.stat().ready
+        before = stat_of(queue).ready
         got = queue.get(no_ack=True)
 
         assert before == 4
         assert isinstance(got, Got)
         assert (got.raw, got.ready) == (b"first", 1)
-        assert queue.stat().ready == 1
+        assert stat_of(queue).ready == 1
 
     def test_an_expired_message_is_not_delivered_behind_another(self) -> None:
         queue, keeper = self.set_up()
@@ -116,7 +116,7 @@ class QueueTimeContract(QueueSetUp):
         queue.consume(consumer)
 
         queue.publish(fake_origin(ttl_ms=0), numbered(3))
-        ready = queue.stat().ready
+        ready = stat_of(queue).ready
         consumer.give(queue, 5)
         keeper.hand_out()
 
@@ -141,9 +141,9 @@ class QueueTimeContract(QueueSetUp):
 
         keeper.advance(60)
         queue.settle(range(1), Outcome.REQUEUE)
-        after_60 = queue.stat().ready
+        after_60 = stat_of(queue).ready
         keeper.advance(40)
-        after_100 = queue.stat().ready
+        after_100 = stat_of(queue).ready
         queue.settle(range(1, 2), Outcome.REQUEUE)
 
         assert (after_60, after_100) == (1, 0)
@@ -216,10 +216,10 @@ class QueueTimeContract(QueueSetUp):
             queue.publish(fake_origin(ttl_ms=ttl_ms), numbered(3 * CHUNK_MAX))
 
         keeper.advance(10)
-        after_10 = queue.stat().ready
+        after_10 = stat_of(queue).ready
         keeper.advance(10)
 
-        assert (after_10, queue.stat().ready) == (3 * CHUNK_MAX, 0)
+        assert (after_10, stat_of(queue).ready) == (3 * CHUNK_MAX, 0)
 
     def test_when_the_calendar_is_set_back_messages_wait_for_it(self) -> None:
         queue, keeper = self.set_up({"x-message-ttl": 100})
@@ -227,10 +227,10 @@ class QueueTimeContract(QueueSetUp):
 
         keeper.clock.wall_ahead_ms -= 1000
         keeper.advance(500)
-        after_500 = queue.stat().ready
+        after_500 = stat_of(queue).ready
         keeper.advance(600)
 
-        assert (after_500, queue.stat().ready) == (1, 0)
+        assert (after_500, stat_of(queue).ready) == (1, 0)
 
     def test_what_became_readable_too_late_is_not_delivered(self) -> None:
         log = HeldLog()
@@ -405,7 +405,7 @@ class QueueTimeContract(QueueSetUp):
         ready = []
         for readable in (2, 4, 5):
             log.advance(readable=readable)
-            ready.append(queue.stat().ready)
+            ready.append(stat_of(queue).ready)
             keeper.hand_out()
 
         assert ready == [2, 2, 1]
@@ -417,10 +417,10 @@ class QueueTimeContract(QueueSetUp):
         queue.publish(fake_origin(priority=2), [b"high"])
 
         keeper.advance(50)
-        before = queue.stat().ready
+        before = stat_of(queue).ready
         queue.get(no_ack=True)
 
-        assert (before, queue.stat().ready) == (2, 0)
+        assert (before, stat_of(queue).ready) == (2, 0)
 
     # -- priorities of consumers ---------------------------------------------------------------
 
@@ -436,7 +436,7 @@ class QueueTimeContract(QueueSetUp):
 
         assert (high.indexes, other.indexes) == ([0, 2], [1, 3])
         assert (middle.indexes, low.indexes) == ([4], [5, 6])
-        assert queue.stat().ready == 1
+        assert stat_of(queue).ready == 1
 
     def test_a_consumer_that_has_credit_again_goes_before_lower_ones(self) -> None:
         queue, keeper = self.set_up()
@@ -465,4 +465,4 @@ class QueueTimeContract(QueueSetUp):
             queue.cancel(consumers[gone])
 
         assert [consumer.indexes for consumer in consumers] == [[0, 1, 2, 3], [6, 7], [], [4, 5]]
-        assert queue.stat().consumers == 0
+        assert stat_of(queue).consumers == 0

@@ -15,6 +15,7 @@ class Publisher:
 
     def __init__(self, confirming: bool = True, queues: int = 2) -> None:
         self.acks: list[tuple[int, bool]] = []
+        self.nacks: list[tuple[int, bool]] = []
         self.uncommitted_bytes = 0
         self.woken: dict[ConfirmWindow, None] = {}
         self.logs = [HeldLog() for _ in range(queues)]
@@ -22,7 +23,7 @@ class Publisher:
             ClassicQueue(QueueDefinition("/", f"q{i}"), log, FakeKeeper())
             for i, log in enumerate(self.logs)
         ]
-        self.window = ConfirmWindow(self.wake, self.account, self.ack)
+        self.window = ConfirmWindow(self.wake, self.account, self.ack, self.nack)
         self.window.confirming = confirming
 
     def wake(self, window: ConfirmWindow) -> None:
@@ -33,6 +34,15 @@ class Publisher:
 
     def ack(self, sequence: int, multiple: bool) -> None:
         self.acks.append((sequence, multiple))
+
+    def nack(self, sequence: int, multiple: bool) -> None:
+        self.nacks.append((sequence, multiple))
+
+    def refuse(self, place: int, end: int) -> None:
+        """The queue at ``place`` has not taken what lies below ``end``, and is not committed."""
+        queue = self.queues[place]
+        queue.refused = [*queue.refused, range(queue.committed, end)]
+        self.commit(place, end)
 
     def publish(self, count: int, *places: int) -> None:
         """Publish messages of ten octets to the queues at ``places``."""
@@ -202,12 +212,59 @@ def test_a_window_that_closes_has_nothing_uncommitted_and_nothing_to_say() -> No
     assert publisher.acks == []
 
 
+def test_what_a_queue_refuses_is_told_at_once_as_far_as_there_is_no_gap() -> None:
+    publisher = Publisher()
+    publisher.publish(3, 0)
+    publisher.publish(2, 1)
+
+    publisher.refuse(0, 2)
+    publisher.commit(0, 3)
+    publisher.commit(1, 2)
+
+    assert publisher.nacks == [(2, True)]
+    assert publisher.acks == [(3, False), (5, True)]
+    assert publisher.uncommitted_bytes == 0
+
+
+def test_confirms_come_before_what_is_refused_with_them() -> None:
+    publisher = Publisher()
+    publisher.publish(6, 0)
+    publisher.queues[0].refused = [range(2, 4)]
+
+    publisher.commit(0, 6)
+
+    assert publisher.acks == [(2, True), (5, False), (6, False)]
+    assert publisher.nacks == [(3, False), (4, False)]
+
+
+def test_a_message_is_refused_if_one_of_its_queues_has_not_taken_it() -> None:
+    publisher = Publisher()
+    publisher.publish(1, 0, 1)
+    publisher.publish(1, 1)
+    publisher.commit(1, 2)
+
+    publisher.refuse(0, 1)
+
+    assert (publisher.acks, publisher.nacks) == ([(2, False)], [(1, True)])
+
+
+def test_nobody_is_told_of_what_was_refused_without_confirms() -> None:
+    publisher = Publisher(confirming=False)
+    publisher.publish(2, 0)
+
+    publisher.refuse(0, 2)
+
+    assert (publisher.acks, publisher.nacks, publisher.uncommitted_bytes) == ([], [], 0)
+    assert publisher.window.has_lost
+
+
 @pytest.mark.parametrize("seed", range(50))
-def test_each_message_is_confirmed_once_and_when_it_is_committed(seed: int) -> None:
+def test_each_message_is_confirmed_or_refused_once_and_when_it_is_committed(seed: int) -> None:
     rng = random.Random(seed)
     publisher = Publisher(queues=3)
     needs: dict[int, list[tuple[int, int]]] = {}
-    confirmed: set[int] = set()
+    told: dict[int, bool] = {}
+    refused: set[tuple[int, int]] = set()
     for _ in range(60):
         if rng.random() < 0.5:
             places = rng.sample(range(3), rng.randint(0, 3))
@@ -219,18 +276,23 @@ def test_each_message_is_confirmed_once_and_when_it_is_committed(seed: int) -> N
         else:
             place = rng.randrange(3)
             log = publisher.logs[place]
-            publisher.commit(place, rng.randint(log.committed, log.end))
-        for sequence, multiple in publisher.acks:
-            assert sequence not in confirmed
-            named = range(1 if multiple else sequence, sequence + 1)
-            confirmed.update(named)
-        publisher.acks.clear()
-        committed = {
-            sequence
+            end = rng.randint(log.committed, log.end)
+            if rng.random() < 0.3:
+                refused.update((place, i + 1) for i in range(log.committed, end))
+                publisher.refuse(place, end)
+            else:
+                publisher.commit(place, end)
+        for tells, taken in ((publisher.acks, True), (publisher.nacks, False)):
+            for sequence, multiple in tells:
+                assert sequence not in told
+                for named in range(1 if multiple else sequence, sequence + 1):
+                    told.setdefault(named, taken)
+            tells.clear()
+        assert told == {
+            sequence: refused.isdisjoint(ends)
             for sequence, ends in needs.items()
             if all(publisher.logs[place].committed >= end for place, end in ends)
         }
-        assert confirmed == committed
     for place, log in enumerate(publisher.logs):
         publisher.commit(place, log.end)
     assert publisher.uncommitted_bytes == 0

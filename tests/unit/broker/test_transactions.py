@@ -279,3 +279,22 @@ def test_a_channel_that_closes_in_a_commit_ends_it(peer: Peer, connect: Connect)
 
     assert isinstance(peer.received()[-1][1], commands.Channel.CloseOk)
     assert connect(1).declare("q") == "q"
+
+
+def test_a_commit_fails_if_a_queue_refuses_a_message() -> None:
+    held = HeldQueues()
+    broker = Broker(fake_world(), queue_types={"classic": held})
+    broker.boot("guest", "guest")
+    peer = Peer(broker).open(1)
+    peer.declare("q")
+    peer.call(tx.Select())
+    peer.publish("q", b"1", b"2")
+    peer.send(tx.Commit())
+
+    broker.vhosts["/"].queues["q"].refused = [range(1, 2)]
+    held.logs["q"].advance(committed=2)
+    peer.settle_down()
+
+    [(_, close)] = peer.received()
+    assert close.reply_text == "PRECONDITION_FAILED - partial tx completion"
+    assert close.class_id << 16 | close.method_id == tx.Commit.index

@@ -3,15 +3,19 @@
 import logging
 import weakref
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from pamqp import commands
 from pamqp.base import Frame
 
 from amqpbroker.broker.broker import Broker
-from amqpbroker.errors import NotFound
+from amqpbroker.definitions import QueueDefinition
+from amqpbroker.errors import NotFound, PreconditionFailed
 from amqpbroker.protocol.content import encode_content
 from amqpbroker.protocol.frames import BODY, CONTENT_HEADER, HEADER, encode_method, frame
+from amqpbroker.queues.classic import ClassicQueue
+from amqpbroker.queues.queue import Consumer, Keeper, Queue
 from amqpbroker.testing.fakes import FakeClock, SlowQueue, SlowQueues
 from amqpbroker.testing.peer import Peer
 
@@ -241,6 +245,117 @@ def test_a_message_whose_answer_comes_too_late_goes_back(
 
     stat = slow_queue.stat()
     assert (stat.ready, stat.unsettled) == (1, 0)
+
+
+# -- queues that are far away ------------------------------------------------------------------
+
+
+class FarQueue(SlowQueue):
+    """A queue that has to ask for everything."""
+
+    def __init__(self, definition: QueueDefinition, keeper: Keeper) -> None:
+        super().__init__(definition, keeper)
+        self.abandoned: list[Consumer] = []
+
+    def stat(self) -> Any:
+        return self._later(lambda: ClassicQueue.stat(self))
+
+    def cancel(self, consumer: Consumer) -> Any:
+        return self._later(lambda: ClassicQueue.cancel(self, consumer))
+
+    def abandon(self, consumer: Consumer) -> None:
+        self.abandoned.append(consumer)
+        ClassicQueue.cancel(self, consumer)
+
+    def may_delete(self, if_unused: bool, if_empty: bool) -> Any:
+        return self._later(lambda: 0)
+
+
+class FarQueues(SlowQueues):
+    def open(self, definition: QueueDefinition, keeper: Keeper) -> Queue:
+        far = self.opened[definition.name] = FarQueue(definition, keeper)
+        return far
+
+
+@pytest.fixture
+def far_queue(waiting: Peer, broker: Broker) -> FarQueue:
+    """A queue "far", with a consumer "c" of the peer."""
+    far_queues = FarQueues()
+    broker._queue_types["far"] = far_queues  # type: ignore[index]
+    waiting.declare("far", arguments={"x-queue-type": "far"})
+    far = far_queues.opened["far"]
+    assert isinstance(far, FarQueue)
+    waiting.consume("far", "c", no_ack=True)
+    answer(waiting, far)
+    waiting.received()
+    return far
+
+
+def answer(peer: Peer, far: SlowQueue) -> None:
+    far.answer()
+    peer.settle_down()
+
+
+@pytest.mark.parametrize("passive", [False, True])
+def test_a_queue_that_is_declared_again_is_asked_what_it_has(
+    waiting: Peer, far_queue: FarQueue, passive: bool
+) -> None:
+    arguments = {"x-queue-type": "far"}
+    waiting.send(queue.Declare(queue="far", passive=passive, arguments=arguments))
+    assert waiting.received() == []
+
+    answer(waiting, far_queue)
+
+    [(_, ok)] = waiting.received()
+    assert (ok.queue, ok.message_count, ok.consumer_count) == ("far", 0, 1)
+
+
+def test_a_queue_is_not_asked_for_one_who_wants_no_answer(
+    waiting: Peer, far_queue: FarQueue
+) -> None:
+    waiting.send(
+        queue.Declare(queue="far", passive=True, nowait=True),
+        queue.Bind(queue="", exchange="amq.fanout"),
+    )
+
+    assert names(waiting) == [(1, "Queue.BindOk")]
+    assert far_queue.asked == 0
+
+
+def test_what_is_on_its_way_comes_before_cancel_ok(waiting: Peer, far_queue: FarQueue) -> None:
+    waiting.send(basic.Cancel("c"), basic.Get(queue="q"))
+
+    waiting.publish("far", b"body", channel=2)
+    assert names(waiting) == [(1, "Basic.Deliver")]
+    answer(waiting, far_queue)
+
+    assert names(waiting) == [(1, "Basic.CancelOk"), (1, "Basic.GetEmpty")]
+    assert far_queue.abandoned == []
+
+
+def test_a_channel_that_closes_waits_for_no_consumer(
+    waiting: Peer, far_queue: FarQueue, broker: Broker
+) -> None:
+    waiting.consume("far", "other", channel=2)
+    answer(waiting, far_queue)
+    waiting.send(basic.Cancel("c"))
+    waiting.received()
+
+    waiting.session.abandon()
+    answer(waiting, far_queue)
+
+    assert [consumer.tag for consumer in far_queue.abandoned] == ["c", "other"]
+
+
+def test_a_queue_that_is_to_be_deleted_decides_itself(waiting: Peer, far_queue: FarQueue) -> None:
+    waiting.send(queue.Delete(queue="far", if_unused=True))
+    assert waiting.received() == []
+
+    far_queue.refuse(PreconditionFailed("queue 'far' in vhost '/' in use"))
+    waiting.settle_down()
+
+    [(_, close)] = waiting.received()
+    assert close.reply_text == "PRECONDITION_FAILED - queue 'far' in vhost '/' in use"
 
 
 def test_an_answer_does_not_take_the_rest_of_another_channels_run(

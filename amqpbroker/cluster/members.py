@@ -1,0 +1,127 @@
+"""The nodes of a cluster, as the store that they share has them: keys and records.
+
+PREFIX meta        which cluster this is
+PREFIX secret      32 octets by which its nodes prove to each other that they belong to it
+PREFIX inc/NODE    which disk the node has, and how often it was started; it stays
+PREFIX n/NODE      the node is up, and where; it goes with the node's lease
+
+NODE is percent-encoded; values are JSON, but for the secret.
+"""
+
+from typing import TypeVar
+from urllib.parse import quote, unquote
+
+import attrs
+import msgspec
+
+from amqpbroker.errors import DataError
+
+SCHEMA = 1
+"""The version of all keys and records; one that is higher must not be touched."""
+
+
+class Meta(msgspec.Struct, frozen=True):
+    """Which cluster this is."""
+
+    cluster_id: str
+    schema: int = SCHEMA
+    uploader: str = ""
+    """The disk of a node that brings its own definitions along: until they are all there, nobody
+    else begins."""
+
+
+class Incarnation(msgspec.Struct, frozen=True):
+    """Which disk a node has, and how often it was started.
+
+    A node that was forgotten has no disk; its number goes on, so that none is given twice.
+    """
+
+    uuid: str
+    inc: int
+
+
+class Member(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A node that is up: where it is reached, ``HOST:PORT`` each; empty for what it has not."""
+
+    inc: int
+    link: str = ""
+    amqp: str = ""
+    http: str = ""
+    v: str = ""
+    """The version of the software."""
+    started: int = 0
+    """When the process was started, in milliseconds since 1970."""
+    maintenance: bool = False
+    """It is being drained: no queue should come to it."""
+
+    @property
+    def link_address(self) -> tuple[str, int]:
+        """Where its links are accepted."""
+        host, _, port = self.link.rpartition(":")
+        return host.removeprefix("[").removesuffix("]"), int(port or 0)
+
+
+@attrs.frozen
+class Keys:
+    """The keys of a cluster's nodes."""
+
+    prefix: bytes
+
+    @classmethod
+    def of(cls, cluster: str) -> "Keys":
+        """Those of the cluster with that name."""
+        return cls(f"/{_encode(cluster)}/v1/".encode())
+
+    @property
+    def meta(self) -> bytes:
+        """Which cluster this is."""
+        return self.prefix + b"meta"
+
+    @property
+    def secret(self) -> bytes:
+        """What only its nodes have."""
+        return self.prefix + b"secret"
+
+    @property
+    def incarnations(self) -> bytes:
+        """What the keys of all nodes begin with."""
+        return self.prefix + b"inc/"
+
+    @property
+    def members(self) -> bytes:
+        """What the keys of all nodes that are up begin with."""
+        return self.prefix + b"n/"
+
+    def incarnation(self, node: str) -> bytes:
+        """A node, be it up or not."""
+        return self.incarnations + _encode(node).encode()
+
+    def member(self, node: str) -> bytes:
+        """A node while it is up."""
+        return self.members + _encode(node).encode()
+
+    def node_of(self, key: bytes) -> str:
+        """The node that one of the latter two is about."""
+        return unquote(key.rpartition(b"/")[2].decode())
+
+
+def _encode(name: str) -> str:
+    return quote(name, safe="@")
+
+
+Record = Meta | Incarnation | Member
+_Record = TypeVar("_Record", Meta, Incarnation, Member)
+
+
+def encode(record: Record) -> bytes:
+    """A record as JSON."""
+    return msgspec.json.encode(record)
+
+
+def decode(key: bytes, value: bytes, kind: type[_Record]) -> _Record:
+    """The record in ``value``; fields of later versions are left alone. Raises `DataError`."""
+    try:
+        return msgspec.json.decode(value, type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        name = key.decode(errors="replace")
+        raise DataError(f"the key {name} in the cluster's store makes no sense: {error}") from error

@@ -1,0 +1,324 @@
+"""How a node joins a cluster, stays in it, and leaves.
+
+A node is its disk and the count of its starts: ``node@incarnation`` is one life of one process.
+That count, in the store under the node's name, is the right to the name. Whoever has raised it
+last may register under it; a process that finds it raised by another has to end. So no lease and no
+clock decides who a node is. The lease says only that it is up.
+"""
+
+import logging
+import random
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import msgspec
+import trio
+
+from amqpbroker.cluster.etcd.contract import Get, KeyValue, KeyValueStore, Put, absent, unchanged
+from amqpbroker.cluster.members import SCHEMA, Incarnation, Keys, Member, Meta, decode, encode
+from amqpbroker.errors import (
+    ConfigError,
+    DataError,
+    LeaseNotFound,
+    OutcomeUnknown,
+    StoreError,
+    StoreRefused,
+    StoreUnavailable,
+)
+from amqpbroker.world import World
+
+Result = TypeVar("Result")
+
+log = logging.getLogger(__name__)
+
+LEASE_S = 10
+KEEP_ALIVE_S = LEASE_S / 5
+"""How often the lease is kept alive."""
+KEEP_ALIVE_S_MAX = 1.0
+"""How long one attempt to do so may take."""
+_RETRY_S = 0.5
+_WAIT_S = 1.0
+_LEAVE_S_MAX = 2.0
+_SECRET_BYTES = 32
+
+
+def new_id(rng: random.Random) -> str:
+    """An id that nothing else has: of a cluster, or of a disk."""
+    return rng.randbytes(16).hex()
+
+
+class Membership:
+    """The membership of ``node``, whose disk is ``disk_id``, in the cluster ``cluster``.
+
+    In this order: `find`, `begin`, `announce`, `run`, `leave`.
+    """
+
+    def __init__(
+        self, world: World, store: KeyValueStore, cluster: str, node: str, disk_id: str
+    ) -> None:
+        self.cluster_id = ""
+        """After `find`: what tells this cluster from all others, whatever their names."""
+        self.secret = b""
+        """After `find`: what only the nodes of the cluster have."""
+        self.uploads = False
+        """After `find`: this node is to bring its definitions, and then to call `uploaded`."""
+        self.incarnation = 0
+        """After `begin`: which life of the node this is."""
+        self.lease_deadline_s = 0.0
+        """Until then, by this node's clock, its lease has certainly not ended."""
+        self.is_store_away = False
+        """Whether the store did not answer when it was last asked."""
+        self.keys = Keys.of(cluster)
+        self._world = world
+        self._store = store
+        self._cluster = cluster
+        self._node = node
+        self._disk_id = disk_id
+        self._meta: KeyValue
+        self._inc_revision = 0
+        self._member = Member(0)
+        self._lease = 0
+        self._is_told = True
+        self._lot = trio.lowlevel.ParkingLot()
+
+    # -- joining -------------------------------------------------------------------------------
+
+    async def find(self, known: str = "", *, has_definitions: bool = False) -> None:
+        """Find the cluster; one that is not there yet begins with this node.
+
+        ``known`` is the id of the cluster that the node's disk belongs to, if it does to any.
+        Otherwise ``has_definitions`` says whether the node would bring some: that it can to a new
+        cluster only. Waits for the store as long as that is away, and for another node that brings
+        its definitions. Raises `ConfigError` or `DataError` when this is not where it belongs.
+        """
+        while True:
+            item = await self._insist(lambda: self._find_meta(known, has_definitions))
+            meta = self._read_meta(item)
+            if meta.uploader in ("", self._disk_id):
+                break
+            log.info("another node brings the definitions of cluster '%s': waiting", self._cluster)
+            await trio.sleep(_WAIT_S)
+        if known and meta.cluster_id != known:
+            raise DataError(
+                f"the data directory belongs to another cluster ({known}) than the one that is"
+                f" named '{self._cluster}' here ({meta.cluster_id}): start the node with the"
+                " --cluster and --cluster-name it had, or with an empty --data-dir"
+            )
+        if has_definitions and not known and not meta.uploader:
+            raise ConfigError(
+                f"the data directory has definitions of its own, and cluster '{self._cluster}' has"
+                " others: start the node with an empty --data-dir, or with"
+                " --join-discarding-definitions, which puts the old one aside"
+            )
+        self.cluster_id, self._meta = meta.cluster_id, item
+        self.uploads = bool(meta.uploader)
+        self.secret = await self._insist(self._find_secret)
+
+    async def _find_meta(self, known: str, has_definitions: bool) -> KeyValue:
+        """What there is of the cluster; made new where there is nothing."""
+        while (item := (await self._store.get(self.keys.meta)).item) is None:
+            if known:
+                raise DataError(
+                    f"the data directory belongs to cluster '{self._cluster}' ({known}), and this"
+                    " store knows nothing of it: if it is the right one, and has lost its data,"
+                    " restore it from a backup; else say which with --cluster"
+                )
+            cluster_id = new_id(self._world.random)
+            meta = Meta(cluster_id, uploader=self._disk_id if has_definitions else "")
+            await self._store.txn([absent(self.keys.meta)], [Put(self.keys.meta, encode(meta))])
+        return item
+
+    def _read_meta(self, item: KeyValue) -> Meta:
+        meta = decode(item.key, item.value, Meta)
+        if meta.schema > SCHEMA:
+            raise ConfigError(
+                f"cluster '{self._cluster}' is kept in version {meta.schema}, and this release"
+                f" reads {SCHEMA}: start the node with the release that the others have"
+            )
+        return meta
+
+    async def _find_secret(self) -> bytes:
+        key = self.keys.secret
+        while (item := (await self._store.get(key)).item) is None:
+            secret = self._world.random.randbytes(_SECRET_BYTES)
+            await self._store.txn([absent(key)], [Put(key, secret)])
+        return item.value
+
+    async def uploaded(self) -> None:
+        """The definitions that this node brings are there: others may begin."""
+
+        async def say() -> None:
+            meta = msgspec.structs.replace(self._read_meta(self._meta), uploader="")
+            conditions = [unchanged(self.keys.meta, self._meta.mod_revision)]
+            # Refused, it has been said before, unheard: nobody else does.
+            await self._store.txn(conditions, [Put(self.keys.meta, encode(meta))])
+
+        await self._insist(say)
+        self.uploads = False
+
+    async def begin(self, *, is_known: bool) -> None:
+        """Begin a new incarnation of the node.
+
+        ``is_known``: its disk has belonged to this cluster before. Raises `ConfigError` when
+        another disk has its name, and `DataError` when the cluster has forgotten it.
+        """
+        await self._insist(lambda: self._begin(is_known))
+
+    async def _begin(self, is_known: bool) -> None:
+        key = self.keys.incarnation(self._node)
+        while True:
+            item = (await self._store.get(key)).item
+            before = Incarnation("", 0) if item is None else decode(key, item.value, Incarnation)
+            if before.uuid not in ("", self._disk_id):
+                raise ConfigError(
+                    f"another disk than this has the name {self._node} in cluster"
+                    f" '{self._cluster}': choose another --name, or start the node with the"
+                    " --data-dir it had; if that is lost, first have the node forgotten"
+                    f" (amqpbrokerctl forget_cluster_node {self._node})"
+                )
+            if item is not None and not before.uuid and is_known:
+                raise DataError(self._forgotten())
+            mine = Incarnation(self._disk_id, before.inc + 1)
+            seen = 0 if item is None else item.mod_revision
+            result = await self._store.txn([unchanged(key, seen)], [Put(key, encode(mine))])
+            if result.succeeded:
+                self.incarnation, self._inc_revision = mine.inc, result.revision
+                return
+
+    def _forgotten(self) -> str:
+        return (
+            f"cluster '{self._cluster}' has forgotten the node {self._node}, and its queues:"
+            " start it with an empty --data-dir to join anew"
+        )
+
+    # -- staying -------------------------------------------------------------------------------
+
+    async def announce(self, member: Member) -> None:
+        """Tell everybody that the node is up; its incarnation is filled in.
+
+        Waits for the store as long as that is away. Raises `DataError` when another process has
+        the name by now.
+        """
+        self._member = msgspec.structs.replace(member, inc=self.incarnation)
+        await self._insist(self._register)
+
+    def change(self, member: Member) -> None:
+        """Tell everybody something else of the node, as soon as `run` gets to it."""
+        self._member = msgspec.structs.replace(member, inc=self.incarnation)
+        self._tell_again()
+
+    @property
+    def member(self) -> Member:
+        """What was last told of the node."""
+        return self._member
+
+    def see(self, member: Member | None) -> None:
+        """Learn what the store says of this node: what is not there (any more) is told again."""
+        if self._member.inc and member != self._member:
+            self._tell_again()
+
+    def _tell_again(self) -> None:
+        self._is_told = False
+        self._lot.unpark_all()
+
+    async def run(self) -> None:
+        """Keep the node registered, whatever happens to the store or to the lease.
+
+        Raises `DataError` when another process has the name by now.
+        """
+        while True:
+            pause_s = _RETRY_S if self.is_store_away else KEEP_ALIVE_S
+            if self._is_told or self.is_store_away:
+                with trio.move_on_after(pause_s):
+                    await self._lot.park()
+            try:
+                await self._keep_alive()
+                self._is_back()
+            except StoreError as error:
+                self._is_away(error)
+
+    async def _keep_alive(self) -> None:
+        """Keep the lease; get another if it has gone; put right what is told of the node."""
+        if self._lease:
+            sent_s = self._world.clock.monotonic_s()
+            try:
+                ttl_s = await self._store.keep_alive(self._lease, timeout_s=KEEP_ALIVE_S_MAX)
+                self._rely_on(sent_s, ttl_s)
+            except LeaseNotFound:
+                log.warning("the lease of %s has ended: registering it again", self._node)
+                self._lease = 0
+        if not self._lease or not self._is_told:
+            await self._register()
+
+    async def _register(self) -> None:
+        """Put the node in the store, with a lease."""
+        if not self._lease:
+            sent_s = self._world.clock.monotonic_s()
+            lease = await self._store.grant_lease(LEASE_S)
+            self._lease = lease.id
+            self._rely_on(sent_s, lease.ttl_s)
+        key = self.keys.incarnation(self._node)
+        put = Put(self.keys.member(self._node), encode(self._member), lease=self._lease)
+        told = self._member
+        try:
+            result = await self._store.txn([unchanged(key, self._inc_revision)], [put], [Get(key)])
+        except LeaseNotFound as error:
+            self._lease = 0
+            raise StoreUnavailable("a new lease has ended at once") from error
+        if not result.succeeded:
+            self._give_up(result.results[0].items)
+        self._is_told = self._member == told
+
+    def _rely_on(self, sent_s: float, ttl_s: int) -> None:
+        """The lease was alive at ``sent_s``, when that was not yet answered."""
+        self.lease_deadline_s = sent_s + ttl_s * 0.98 - 0.5
+
+    def _give_up(self, items: tuple[KeyValue, ...]) -> None:
+        for item in items:
+            now = decode(item.key, item.value, Incarnation)
+            if now.uuid:
+                raise DataError(
+                    f"another process was started as node {self._node} (incarnation {now.inc},"
+                    f" this one is {self.incarnation}), on a copy of this data directory: this one"
+                    " ends; give each node a name and a directory of its own"
+                )
+        raise DataError(self._forgotten())
+
+    async def leave(self) -> None:
+        """Tell everybody that the node goes. Not while `run` runs; it never fails."""
+        self._member = Member(0)
+        with trio.move_on_after(_LEAVE_S_MAX):
+            try:
+                if self._lease:
+                    await self._store.revoke_lease(self._lease)
+                return
+            except StoreError as error:
+                log.info("cannot tell the cluster that the node stops: %s", error)
+
+    # -- the store -----------------------------------------------------------------------------
+
+    async def _insist(self, call: Callable[[], Awaitable[Result]]) -> Result:
+        """Do what may be done twice, until the store has answered."""
+        while True:
+            try:
+                result = await call()
+            except (StoreUnavailable, OutcomeUnknown) as error:
+                self._is_away(error)
+                await trio.sleep(_RETRY_S)
+            except StoreRefused as error:
+                raise ConfigError(
+                    f"the cluster's store refuses the node: {error}; see to its user and rights"
+                ) from error
+            else:
+                self._is_back()
+                return result
+
+    def _is_away(self, error: StoreError) -> None:
+        if not self.is_store_away:
+            log.warning("the cluster's store does not serve this node, trying on: %s", error)
+        self.is_store_away = True
+
+    def _is_back(self) -> None:
+        if self.is_store_away:
+            log.info("the cluster's store serves this node again")
+        self.is_store_away = False

@@ -1,0 +1,502 @@
+"""Nodes join, stay and leave, over a store that loses answers, stalls, and ends leases."""
+
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+import trio.testing
+
+from amqpbroker.cluster.etcd.contract import Put
+from amqpbroker.cluster.members import SCHEMA, Incarnation, Keys, Member, Meta, decode, encode
+from amqpbroker.cluster.membership import KEEP_ALIVE_S, LEASE_S, Membership
+from amqpbroker.errors import ConfigError, DataError, StoreRefused
+from amqpbroker.testing.fakes import fake_world
+from amqpbroker.testing.sim_etcd import SimEtcd, SimEtcdClient
+from amqpbroker.testing.world import SimClock
+
+KEYS = Keys.of("c")
+A = "rabbit@a"
+WHERE = Member(0, link="a:25672", amqp="a:5672")
+
+
+@pytest.fixture
+def etcd(autojump_clock: trio.testing.MockClock) -> SimEtcd:
+    return SimEtcd(SimClock(), random.Random(1))
+
+
+@pytest.fixture
+def store(etcd: SimEtcd) -> SimEtcdClient:
+    """The test's own look into the store."""
+    return etcd.client()
+
+
+def process(
+    etcd: SimEtcd,
+    node: str = A,
+    disk: str = "disk a",
+    cluster: str = "c",
+    store: SimEtcdClient | None = None,
+    seed: int = 0,
+) -> Membership:
+    world = fake_world(seed, SimClock())
+    return Membership(world, store or etcd.client(), cluster, node, disk)
+
+
+async def join(membership: Membership, known: str = "") -> Membership:
+    await membership.find(known)
+    await membership.begin(is_known=bool(known))
+    await membership.announce(WHERE)
+    return membership
+
+
+@asynccontextmanager
+async def running(membership: Membership) -> AsyncIterator[None]:
+    """Within, the process runs; when the block is left, it is killed."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(membership.run)
+        yield
+        nursery.cancel_scope.cancel()
+
+
+async def there(store: SimEtcdClient, node: str = A) -> Member | None:
+    item = (await store.get(KEYS.member(node))).item
+    return None if item is None else decode(item.key, item.value, Member)
+
+
+async def refusal_of(call: Awaitable[object], kind: type[Exception]) -> str:
+    with pytest.raises(kind) as caught:
+        await call
+    text = str(caught.value)
+    assert "\n" not in text
+    return text
+
+
+async def overtaken(call: Callable[[], Awaitable[object]]) -> str:
+    with trio.fail_after(60):
+        return await refusal_of(call(), DataError)
+
+
+# -- joining -----------------------------------------------------------------------------------
+
+
+async def test_the_first_node_makes_the_cluster_and_the_others_find_it(etcd: SimEtcd) -> None:
+    first = await join(process(etcd))
+    second = await join(process(etcd, "rabbit@b", "disk b", seed=1))
+
+    assert first.cluster_id == second.cluster_id != ""
+    assert first.secret == second.secret
+    assert len(first.secret) == 32
+    assert (first.incarnation, second.incarnation) == (1, 1)
+
+
+async def test_two_nodes_that_start_together_make_one_cluster(etcd: SimEtcd) -> None:
+    nodes = [process(etcd, f"rabbit@{number}", f"disk {number}", seed=number) for number in (1, 2)]
+    async with trio.open_nursery() as nursery:
+        for node in nodes:
+            nursery.start_soon(join, node)
+
+    assert nodes[0].cluster_id == nodes[1].cluster_id
+    assert nodes[0].secret == nodes[1].secret
+
+
+async def test_clusters_of_different_names_share_nothing(etcd: SimEtcd) -> None:
+    one = await join(process(etcd))
+    other = await join(process(etcd, cluster="other/one", seed=1))
+
+    assert one.cluster_id != other.cluster_id
+    assert one.secret != other.secret
+
+
+async def test_each_start_is_a_new_incarnation(etcd: SimEtcd, store: SimEtcdClient) -> None:
+    cluster_id = (await join(process(etcd))).cluster_id
+    again = await join(process(etcd), cluster_id)
+
+    assert again.incarnation == 2
+    assert await there(store) == Member(2, link="a:25672", amqp="a:5672")
+
+
+async def test_a_start_that_crashed_before_it_was_told_counts_all_the_same(etcd: SimEtcd) -> None:
+    crashed = process(etcd)
+    await crashed.find()
+    await crashed.begin(is_known=False)
+    again = await join(process(etcd), crashed.cluster_id)
+
+    assert again.incarnation == 2
+
+
+async def test_what_later_releases_tell_of_a_node_is_left_alone() -> None:
+    assert decode(b"n/a", b'{"inc":3,"amqp":"a:5672","colour":"blue"}', Member) == Member(
+        3, amqp="a:5672"
+    )
+
+
+def test_addresses_may_be_of_any_kind() -> None:
+    assert Member(1, link="a.example:25672").link_address == ("a.example", 25672)
+    assert Member(1, link="[::1]:25672").link_address == ("::1", 25672)
+
+
+def test_names_are_encoded_in_keys() -> None:
+    keys = Keys.of("my/cluster")
+    assert keys.prefix == b"/my%2Fcluster/v1/"
+    assert keys.member("rabbit@ö/a") == b"/my%2Fcluster/v1/n/rabbit@%C3%B6%2Fa"
+    assert keys.node_of(keys.member("rabbit@ö/a")) == "rabbit@ö/a"
+
+
+@pytest.mark.parametrize("fate", ["done", "not done", "done later"])
+@pytest.mark.parametrize("number", range(5))
+async def test_any_answer_may_be_lost_at_the_start(
+    etcd: SimEtcd, store: SimEtcdClient, number: int, fate: str
+) -> None:
+    for _ in range(number):
+        etcd.lose_answer("answered")
+    etcd.lose_answer(fate)  # type: ignore[arg-type]
+    membership = await join(process(etcd))
+
+    assert membership.incarnation in (1, 2)
+    assert await there(store) == Member(membership.incarnation, link="a:25672", amqp="a:5672")
+    assert (await join(process(etcd), membership.cluster_id)).secret == membership.secret
+
+
+async def test_a_start_waits_for_the_store(etcd: SimEtcd, caplog: pytest.LogCaptureFixture) -> None:
+    etcd.stall()
+    membership = process(etcd)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(join, membership)
+        await trio.sleep(60)
+        assert membership.is_store_away
+        etcd.resume()
+
+    assert not membership.is_store_away
+    assert caplog.text.count("does not serve this node") == 1
+
+
+async def test_a_store_that_refuses_the_node_ends_the_start(
+    etcd: SimEtcd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(key: bytes) -> None:
+        raise StoreRefused(7, "etcdserver: permission denied")
+
+    client = etcd.client()
+    monkeypatch.setattr(client, "get", refuse)
+    text = await refusal_of(join(process(etcd, store=client)), ConfigError)
+    assert "permission denied" in text
+
+
+# -- where a node does not belong --------------------------------------------------------------
+
+
+async def test_another_disk_may_not_have_the_name(etcd: SimEtcd) -> None:
+    await join(process(etcd))
+    text = await refusal_of(join(process(etcd, disk="disk b")), ConfigError)
+
+    assert text == (
+        "another disk than this has the name rabbit@a in cluster 'c': choose another --name, or"
+        " start the node with the --data-dir it had; if that is lost, first have the node"
+        " forgotten (amqpbrokerctl forget_cluster_node rabbit@a)"
+    )
+
+
+async def test_of_two_disks_that_come_together_with_one_name_one_is_refused(etcd: SimEtcd) -> None:
+    texts: list[str] = []
+
+    async def attempt(disk: str) -> None:
+        try:
+            await join(process(etcd, disk=disk))
+        except ConfigError as error:
+            texts.append(str(error))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(attempt, "disk a")
+        nursery.start_soon(attempt, "disk b")
+
+    [text] = texts
+    assert text.startswith("another disk")
+
+
+async def test_a_disk_of_another_cluster_is_refused(etcd: SimEtcd) -> None:
+    await join(process(etcd))
+    text = await refusal_of(process(etcd).find("0123"), DataError)
+    assert text.startswith("the data directory belongs to another cluster (0123) than the one")
+
+
+async def test_a_store_that_has_lost_the_cluster_gets_no_new_one(
+    etcd: SimEtcd, store: SimEtcdClient
+) -> None:
+    text = await refusal_of(process(etcd).find("0123"), DataError)
+
+    assert text.startswith("the data directory belongs to cluster 'c' (0123), and this store knows")
+    assert (await store.get(KEYS.meta)).item is None
+
+
+async def test_a_cluster_of_a_later_release_is_refused(etcd: SimEtcd, store: SimEtcdClient) -> None:
+    await store.put(KEYS.meta, encode(Meta("0123", SCHEMA + 1)))
+    text = await refusal_of(process(etcd).find(), ConfigError)
+    assert "is kept in version 2, and this release reads 1" in text
+
+
+async def test_a_store_with_something_else_in_it_is_refused(
+    etcd: SimEtcd, store: SimEtcdClient
+) -> None:
+    await store.put(KEYS.meta, b"hello")
+    text = await refusal_of(process(etcd).find(), DataError)
+    assert text.startswith("the key /c/v1/meta in the cluster's store makes no sense: ")
+
+
+async def test_a_node_that_was_forgotten_may_come_with_an_empty_disk_only(
+    etcd: SimEtcd, store: SimEtcdClient
+) -> None:
+    cluster_id = (await join(process(etcd))).cluster_id
+    await store.put(KEYS.incarnation(A), encode(Incarnation("", 1)))
+    text = await refusal_of(join(process(etcd), cluster_id), DataError)
+    assert text.startswith("cluster 'c' has forgotten the node rabbit@a, and its queues")
+
+    assert (await join(process(etcd, disk="disk b"))).incarnation == 2
+
+
+# -- bringing definitions ----------------------------------------------------------------------
+
+
+async def test_definitions_come_along_into_a_new_cluster_only(etcd: SimEtcd) -> None:
+    first = process(etcd)
+    await first.find(has_definitions=True)
+    assert first.uploads
+    await first.uploaded()
+
+    text = await refusal_of(
+        process(etcd, "rabbit@b", "disk b").find(has_definitions=True), ConfigError
+    )
+    assert "--join-discarding-definitions" in text
+
+
+async def test_nobody_begins_before_the_definitions_are_there(etcd: SimEtcd) -> None:
+    first, second = process(etcd), process(etcd, "rabbit@b", "disk b")
+    await first.find(has_definitions=True)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(second.find)
+        await trio.sleep(10)
+        assert not second.cluster_id
+        await first.uploaded()
+        with trio.move_on_after(5):
+            await trio.sleep(4)
+
+    assert second.cluster_id == first.cluster_id
+    assert not second.uploads
+
+
+async def test_an_upload_that_was_broken_off_is_gone_on_with(etcd: SimEtcd) -> None:
+    crashed = process(etcd)
+    await crashed.find(has_definitions=True)
+    unsigned, signed = process(etcd), process(etcd)
+    await unsigned.find(has_definitions=True)
+    await signed.find(crashed.cluster_id)
+    assert unsigned.uploads
+    assert signed.uploads
+
+    etcd.lose_answer("done")
+    await signed.uploaded()
+    assert not signed.uploads
+    last = process(etcd)
+    await last.find(crashed.cluster_id)
+    assert not last.uploads
+
+
+# -- staying -----------------------------------------------------------------------------------
+
+
+async def test_a_node_that_runs_stays_registered(etcd: SimEtcd, store: SimEtcdClient) -> None:
+    membership = await join(process(etcd))
+    async with running(membership):
+        for _ in range(100):
+            await trio.sleep(1)
+            assert await there(store)
+            assert membership.lease_deadline_s - trio.current_time() > LEASE_S / 2
+
+
+async def test_a_node_that_was_killed_is_gone_when_its_lease_ends(
+    etcd: SimEtcd, store: SimEtcdClient
+) -> None:
+    membership = await join(process(etcd))
+    async with running(membership):
+        await trio.sleep(100)
+    await trio.sleep(membership.lease_deadline_s - trio.current_time() - 0.1)
+    assert await there(store)
+    await trio.sleep(3)
+    assert not await there(store)
+
+
+async def test_a_node_that_stops_is_gone_at_once(etcd: SimEtcd, store: SimEtcdClient) -> None:
+    membership = await join(process(etcd))
+    async with running(membership):
+        await trio.sleep(5)
+    await membership.leave()
+    assert not await there(store)
+
+
+async def test_a_node_stops_without_the_store_too(etcd: SimEtcd) -> None:
+    membership = await join(process(etcd))
+    etcd.stall()
+    began_s = trio.current_time()
+    await membership.leave()
+    assert trio.current_time() - began_s <= 2
+
+
+async def test_a_store_that_stalls_for_longer_than_the_lease_costs_no_life(
+    etcd: SimEtcd, store: SimEtcdClient
+) -> None:
+    nodes = [await join(process(etcd, f"rabbit@{n}", f"disk {n}", seed=n)) for n in range(3)]
+    async with trio.open_nursery() as nursery:
+        for node in nodes:
+            nursery.start_soon(node.run)
+        await trio.sleep(5)
+        etcd.stall()
+        await trio.sleep(3 * LEASE_S)
+        assert all(node.is_store_away for node in nodes)
+        assert all(node.lease_deadline_s < trio.current_time() for node in nodes)
+        etcd.resume()
+        assert not (await store.get_prefix(KEYS.members)).items
+        await trio.sleep(3)
+        for number, node in enumerate(nodes):
+            assert not node.is_store_away
+            assert node.lease_deadline_s > trio.current_time()
+            member = await there(store, f"rabbit@{number}")
+            assert member is not None
+            assert member.inc == 1
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_lease_that_ends_early_is_replaced(etcd: SimEtcd, store: SimEtcdClient) -> None:
+    membership = await join(process(etcd))
+    async with running(membership):
+        await trio.sleep(5)
+        item = (await store.get(KEYS.member(A))).item
+        assert item is not None
+        etcd.expire_lease(item.lease)
+        assert not await there(store)
+        await trio.sleep(KEEP_ALIVE_S + 0.1)
+        assert await there(store) == Member(1, link="a:25672", amqp="a:5672")
+
+
+async def test_a_registration_that_vanishes_is_put_back_when_it_is_seen(
+    etcd: SimEtcd, store: SimEtcdClient
+) -> None:
+    membership = await join(process(etcd))
+    async with running(membership):
+        await trio.sleep(0.5)
+        await store.delete(KEYS.member(A))
+        membership.see(await there(store))
+        await trio.sleep(0.1)
+        assert await there(store) == Member(1, link="a:25672", amqp="a:5672")
+        revision = (await store.get(KEYS.member(A))).revision
+        membership.see(await there(store))
+        await trio.sleep(3)
+        assert (await store.get(KEYS.member(A))).revision == revision
+
+
+async def test_what_is_told_of_a_node_can_change(etcd: SimEtcd, store: SimEtcdClient) -> None:
+    membership = await join(process(etcd))
+    async with running(membership):
+        await trio.sleep(0.5)
+        membership.change(Member(0, amqp="a:5672", maintenance=True))
+        await trio.sleep(0.1)
+        assert await there(store) == Member(1, amqp="a:5672", maintenance=True)
+        assert membership.member == await there(store)
+
+
+async def test_a_node_is_registered_whatever_answers_are_lost(
+    etcd: SimEtcd, store: SimEtcdClient
+) -> None:
+    etcd.unknown_outcomes = 0.3
+    etcd.expiry_delay_s_max = 0
+    membership = await join(process(etcd))
+    async with running(membership):
+        for _ in range(20):
+            item = (await store.get(KEYS.member(A))).item
+            if item is not None:
+                etcd.expire_lease(item.lease)
+            await trio.sleep(8 * LEASE_S)
+            assert (await there(store)) == Member(
+                membership.incarnation, link="a:25672", amqp="a:5672"
+            )
+
+
+# -- two processes with one name ---------------------------------------------------------------
+
+
+async def test_a_node_that_is_restarted_at_once_does_not_wait_for_its_old_lease(
+    etcd: SimEtcd, store: SimEtcdClient
+) -> None:
+    cluster_id = (await join(process(etcd))).cluster_id
+    began_s = trio.current_time()
+    again = await join(process(etcd), cluster_id)
+    assert trio.current_time() - began_s < 1
+    async with running(again):
+        await trio.sleep(3 * LEASE_S)
+        assert await there(store) == Member(2, link="a:25672", amqp="a:5672")
+
+
+async def test_a_process_whose_disk_was_copied_ends_when_the_copy_is_started(
+    etcd: SimEtcd, store: SimEtcdClient
+) -> None:
+    original = await join(process(etcd))
+    copy = await join(process(etcd, seed=1), original.cluster_id)
+    original.see(await there(store))
+
+    text = await overtaken(original.run)
+    assert text.startswith("another process was started as node rabbit@a (incarnation 2, this one")
+    await original.leave()
+    assert await there(store) == copy.member
+
+
+async def test_a_process_that_was_frozen_ends_when_another_has_its_name(
+    etcd: SimEtcd, store: SimEtcdClient
+) -> None:
+    frozen = await join(process(etcd))
+    await trio.sleep(60)
+    other = await join(process(etcd), frozen.cluster_id)
+    text = await overtaken(frozen.run)
+
+    assert "another process was started" in text
+    assert await there(store) == other.member
+
+
+async def test_of_two_starts_that_race_the_later_has_the_name(
+    etcd: SimEtcd, store: SimEtcdClient
+) -> None:
+    """Whoever has raised the count last is the node, in whatever order the others register."""
+    for seed in range(30):
+        etcd.random.seed(seed)
+        racers = [process(etcd), process(etcd)]
+        ended: list[int] = []
+
+        async def race(racer: Membership, ended: list[int] = ended) -> None:
+            try:
+                await join(racer)
+                await racer.run()
+            except DataError:
+                ended.append(racer.incarnation)
+
+        async with trio.open_nursery() as nursery:
+            for racer in racers:
+                nursery.start_soon(race, racer)
+            for _ in range(5):
+                await trio.sleep(1)
+                for racer in racers:
+                    racer.see(await there(store))
+            nursery.cancel_scope.cancel()
+        newest = max(racer.incarnation for racer in racers)
+        member = await there(store)
+        assert member is not None
+        assert member.inc == newest
+        assert ended == [newest - 1]
+
+
+async def test_a_node_that_is_forgotten_while_it_runs_ends(
+    etcd: SimEtcd, store: SimEtcdClient
+) -> None:
+    membership = await join(process(etcd))
+    await store.txn([], [Put(KEYS.incarnation(A), encode(Incarnation("", 1)))])
+    membership.see(None)
+    text = await overtaken(membership.run)
+    assert text.startswith("cluster 'c' has forgotten the node rabbit@a")

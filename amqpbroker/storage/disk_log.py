@@ -14,6 +14,7 @@ residue that is not worth a file and is said again. What was told since the jour
 import logging
 import struct
 from abc import ABC, abstractmethod
+from bisect import bisect_right
 from collections.abc import Callable, Iterator
 
 import attrs
@@ -21,7 +22,7 @@ import attrs
 from amqpbroker.message import Origin, Traits
 from amqpbroker.storage.faults import Damage
 from amqpbroker.storage.format import FormatError, encode_image, encode_packed_image
-from amqpbroker.storage.log import CHUNK_MAX, Chunk, MemoryLog
+from amqpbroker.storage.log import CHUNK_BYTES_MAX, CHUNK_MAX, Chunk, MemoryLog, extend
 from amqpbroker.storage.segments import Place, Segments
 
 _PUT_AWAY_BYTES_MAX = 2 * 1024 * 1024
@@ -185,6 +186,7 @@ class DiskLog(MemoryLog):
         self._uncommitted = False
         self._loaded: Chunk | None = None
         self._renewed_end = 0
+        self._read_before = 0
         self._empty: list[Place] = []
         self._empty_before: list[Place] = []
 
@@ -219,25 +221,36 @@ class DiskLog(MemoryLog):
 
     # -- memory --------------------------------------------------------------------------------
 
-    def _next_chunk(self, full: Chunk) -> Chunk:
-        last = super()._next_chunk(full)
+    def _next_chunk(self, full: Chunk) -> None:
+        super()._next_chunk(full)
         if full.live:
             self._keep_waiting(full)
-        return last
 
     def _keep_waiting(self, chunk: Chunk) -> None:
-        """A full chunk waits: in memory while there is room, else in a segment."""
+        """A full chunk waits: in memory while there is room, else in a segment.
+
+        One that is being read has twice the room, for it is likely to be gone before it is written.
+        """
         size = len(chunk.packed) or sum(map(len, chunk.raws))
         waiting = self._waiting
-        fits = waiting.bytes + size <= waiting.bytes_max or self._read_end > chunk.base
+        room_bytes = waiting.bytes_max * (2 if self._read_end > chunk.base else 1)
+        fits = waiting.bytes + size <= room_bytes
         if not fits and self._put_away(chunk):
             self._drop(chunk)
             return
-        chunk.weight_bytes = size
-        waiting.bytes += size
+        self._weigh(chunk, size)
         if not fits:
-            waiting.short[self] = None
-            waiting.on_short()
+            self._fall_short()
+
+    def _weigh(self, chunk: Chunk, size_bytes: int) -> None:
+        """A chunk waits in memory."""
+        chunk.weight_bytes = size_bytes
+        self._waiting.bytes += size_bytes
+
+    def _fall_short(self) -> None:
+        """More waits in memory than there is room for."""
+        self._waiting.short[self] = None
+        self._waiting.on_short()
 
     def relieve(self) -> None:
         """Put chunks into segments for which there was no room, if they still are too many.
@@ -428,7 +441,8 @@ class DiskLog(MemoryLog):
                 image = _persistent_image(chunk)
                 if image:
                     images.append((range(chunk.base, chunk.base + chunk.count), image))
-        return LogState(self._renewed_end, self.end, self._read_end, chunks), images
+        read_end = max(self._read_end, self._read_before)
+        return LogState(self._renewed_end, self.end, read_end, chunks), images
 
     # -- the start -----------------------------------------------------------------------------
 
@@ -436,43 +450,34 @@ class DiskLog(MemoryLog):
         """Begin where the node has ended; ``messages`` lie in no segment, and outlive it."""
         self.end = self.readable = self.committed = state.end
         self._has_persistent = True
-        chunks: dict[int, Chunk] = {}
-        for there in state.chunks:
-            chunk = Chunk(there.first, there.first + there.count)
-            chunk.count, chunk.live, chunk.place = there.count, there.live, there.place
-            if there.gone is not None:
-                chunk.gone = bytearray(there.gone.ljust(CHUNK_MAX, b"\0"))
-            chunks[self._place(there.first)] = chunk
-            self._segments.keep(there.place)
-        for index in sorted(messages):
-            self._recover_message(chunks, index, *messages[index])
-        border = (self._place(self.end) + 1) * CHUNK_MAX - self._shift
-        self._last = chunks.pop(self._place(self.end), Chunk(self.end, border))
-        _fill_up(self._last, self.end)
-        self._chunks = dict(sorted(chunks.items()))
-        for chunk in chunks.values():
+        chunks = [self._recover_chunk(there) for there in state.chunks]
+        for chunk in _in_chunks(messages, [chunk.base for chunk in chunks]):
+            self._weigh(chunk, chunk.size_bytes)
+            chunks.append(chunk)
+        if self._waiting.bytes > self._waiting.bytes_max:
+            self._fall_short()
+        chunks.sort(key=lambda chunk: chunk.base)
+        self._chunks = {chunk.base: chunk for chunk in chunks}
+        self._bases = list(self._chunks)
+        self._last = Chunk(self.end, self.end + self._last.stop)
+        for chunk in chunks:
             self._drop_transient(chunk)
         self.recovered = self._live_runs()
         fresh_from = self.end
         if self.recovered and self.recovered[-1].stop == self.end:
             fresh_from = self.recovered[-1].start
         self.fresh_from = max(state.read_end, fresh_from)
-        self._read_end = state.read_end
+        self._read_before = state.read_end
         self.renew()
 
-    def _recover_message(
-        self, chunks: dict[int, Chunk], index: int, origin: Origin, raw: bytes
-    ) -> None:
-        """A message that lies in no segment; they come in the order of their indexes."""
-        place = self._place(index)
-        chunk = chunks.get(place)
-        if chunk is None:
-            chunk = chunks[place] = Chunk(index, (place + 1) * CHUNK_MAX - self._shift)
-        _fill_up(chunk, index)
-        chunk.raws.append(raw)
-        chunk.origins.append(origin)
-        chunk.count += 1
-        chunk.live += 1
+    def _recover_chunk(self, there: ChunkState) -> Chunk:
+        """A chunk that lies in a segment."""
+        chunk = Chunk(there.first, there.first + there.count)
+        chunk.count, chunk.live, chunk.place = there.count, there.live, there.place
+        if there.gone is not None:
+            chunk.gone = bytearray(there.gone.ljust(CHUNK_MAX, b"\0"))
+        self._segments.keep(there.place)
+        return chunk
 
     def _drop_transient(self, chunk: Chunk) -> None:
         """What does not outlive a node ends with it."""
@@ -506,18 +511,28 @@ class DiskLog(MemoryLog):
         return runs
 
 
-def _fill_up(chunk: Chunk, index: int) -> None:
-    """What is missing in a chunk up to ``index`` is gone."""
-    missing = index - chunk.base - chunk.count
-    if not chunk.count:
-        chunk.base = index
-    elif missing:
-        if chunk.gone is None:
-            chunk.gone = bytearray(CHUNK_MAX)
-        chunk.gone[chunk.count : chunk.count + missing] = _GONE[:missing]
-        chunk.raws += [b""] * missing
-        chunk.origins += [chunk.origins[-1]] * missing
-        chunk.count += missing
+def _in_chunks(messages: dict[int, tuple[Origin, bytes]], borders: list[int]) -> list[Chunk]:
+    """Messages that lie in no segment as chunks, none of which goes beyond one of ``borders``.
+
+    What is missing within a chunk is gone.
+    """
+    chunks: list[Chunk] = []
+    for index in sorted(messages):
+        origin, raw = messages[index]
+        if not chunks or index >= chunks[-1].stop or chunks[-1].size_bytes >= CHUNK_BYTES_MAX:
+            border = bisect_right(borders, index)
+            chunks.append(Chunk(index, min([index + CHUNK_MAX, *borders[border : border + 1]])))
+        chunk = chunks[-1]
+        missing = index - chunk.base - chunk.count
+        if missing:
+            if chunk.gone is None:
+                chunk.gone = bytearray(CHUNK_MAX)
+            chunk.gone[chunk.count : chunk.count + missing] = _GONE[:missing]
+            chunk.raws += [b""] * missing
+            chunk.origins += [origin] * missing
+            chunk.count += missing
+        extend(chunk, origin, [raw], len(raw))
+    return chunks
 
 
 def _weight(chunk: Chunk) -> int:

@@ -6,15 +6,15 @@ comes again. It has two marks: what lies below ``readable`` may be delivered, wh
 they lag behind.
 
 Two things are dear with a long backlog in Python: an object per message, and the garbage
-collector's walk over them. `MemoryLog` therefore keeps messages in chunks of up to `CHUNK_MAX`. A
-chunk is two lists while it is being written or read. One that fills up before anybody reads it is
-packed: one string of octets and an array of offsets, nothing the collector looks at, and less than
-half the memory.
+collector's walk over them. `MemoryLog` therefore keeps messages in chunks of up to `CHUNK_MAX`, or
+of fewer large ones (`CHUNK_BYTES_MAX`). A chunk is two lists while it is being written or read. One
+that fills up before anybody reads it is packed: one string of octets and an array of offsets,
+nothing the collector looks at, and less than half the memory.
 """
 
 from abc import ABC, abstractmethod
 from array import array
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from itertools import accumulate
 
@@ -23,6 +23,8 @@ from amqpbroker.storage.segments import Place
 
 CHUNK_MAX = 1024
 """Messages in a chunk; also the most that one `Log.read` gives."""
+CHUNK_BYTES_MAX = 1024 * 1024
+"""Octets with which a chunk is full, whatever it holds: the last message may go beyond."""
 READ_BYTES_MAX = 256 * 1024
 """Octets that one `Log.read` gives, unless the first message is larger."""
 _PACKED_MESSAGE_BYTES_MAX = 4096
@@ -99,7 +101,8 @@ class DeletedLog(Log):
 class Chunk:
     """Neighbouring messages: the first has index ``base``, the last one comes before ``stop``.
 
-    Those that are settled have empty octets in ``raws``; ``live`` counts the others. What a log on
+    Of ``count`` messages that came here ``live`` are not settled; the others have empty octets in
+    ``raws``. ``size_bytes`` is what they all had when they came. What a log on
     disk notes beside: ``gone`` has an octet for each message, not 0 for a settled one (None: none
     is); ``place`` is where the chunk lies in a segment, if it does, and then it need not be in
     memory; ``weight_bytes`` is what it counts for among those that wait in memory.
@@ -115,6 +118,7 @@ class Chunk:
         "packed",
         "place",
         "raws",
+        "size_bytes",
         "stop",
         "weight_bytes",
     )
@@ -124,6 +128,7 @@ class Chunk:
         self.stop = stop
         self.count = 0
         self.live = 0
+        self.size_bytes = 0
         self.origins: list[Origin] = []
         self.raws: list[bytes] = []
         self.packed = b""
@@ -135,7 +140,7 @@ class Chunk:
     def begin(self, base: int) -> None:
         """All that was there is settled: go on from ``base``."""
         self.base = base
-        self.count = 0
+        self.count = self.size_bytes = 0
         self.gone = None
         self.origins.clear()
         self.raws.clear()
@@ -165,54 +170,70 @@ class Chunk:
 class MemoryLog(Log):
     """A log that lives as long as its process: appended is readable is committed.
 
-    ``shift`` moves the borders of its chunks. Many queues fill in step; if their chunks did so too,
-    a thousand would have to be packed at once.
+    ``shift`` makes its first chunk shorter. Many queues fill in step; if their chunks did so too, a
+    thousand would have to be packed at once.
     """
 
     def __init__(self, shift: int = 0) -> None:
         self.end = self.readable = self.committed = 0
-        self._shift = shift % CHUNK_MAX
-        self._chunks: dict[int, Chunk] = {}
-        self._last = Chunk(0, CHUNK_MAX - self._shift)
+        self._chunks: dict[int, Chunk] = {}  # By their bases, which ascend.
+        self._bases: list[int] = []
+        self._last = Chunk(0, CHUNK_MAX - shift % CHUNK_MAX)
         self._read_end = 0
 
     def append(self, origin: Origin, raws: list[bytes]) -> int:
         chunk = self._last
-        end = self.end + len(raws)
+        added = len(raws)
+        end = self.end + added
         if end < chunk.stop:
-            _extend(chunk, origin, raws)
-        else:
-            done = 0
-            while done < len(raws):
-                room = chunk.stop - chunk.base - chunk.count
-                part = raws[done : done + room]
-                _extend(chunk, origin, part)
-                done += len(part)
-                if len(part) == room:
-                    chunk = self._next_chunk(chunk)
+            size_bytes = chunk.size_bytes
+            size_bytes += len(raws[0]) if added == 1 else sum(map(len, raws))
+            if size_bytes < CHUNK_BYTES_MAX:
+                chunk.raws += raws  # As `extend` does it; this is the hot path.
+                chunk.origins += [origin] * added
+                chunk.count += added
+                chunk.live += added
+                chunk.size_bytes = size_bytes
+                self.end = self.readable = self.committed = end
+                return end
+        self._append_in_parts(origin, raws)
         self.end = self.readable = self.committed = end
         return end
 
-    def _next_chunk(self, full: Chunk) -> Chunk:
-        """Put the full chunk away.
+    def _append_in_parts(self, origin: Origin, raws: list[bytes]) -> None:
+        """Append messages with which the last chunk is full."""
+        done = 0
+        while done < len(raws):
+            chunk = self._last
+            part = raws[done : done + chunk.stop - chunk.base - chunk.count]
+            size_bytes = sum(map(len, part))
+            room_bytes = CHUNK_BYTES_MAX - chunk.size_bytes
+            if size_bytes > room_bytes:
+                sizes = list(accumulate(map(len, part)))
+                del part[bisect_left(sizes, room_bytes) + 1 :]
+                size_bytes = sizes[len(part) - 1]
+            extend(chunk, origin, part, size_bytes)
+            done += len(part)
+            if chunk.base + chunk.count == chunk.stop or size_bytes >= room_bytes:
+                self._next_chunk(chunk)
+
+    def _next_chunk(self, full: Chunk) -> None:
+        """Put the full chunk away, and begin another.
 
         Packed, if it will have to wait; nowhere, if it is empty already.
         """
         if full.live:
             if self._read_end <= full.base:
                 full.pack()
-            self._chunks[self._place(full.base)] = full
-        self._last = Chunk(full.stop, full.stop + CHUNK_MAX)
-        return self._last
-
-    def _place(self, index: int) -> int:
-        """Which chunk an index belongs to."""
-        return (index + self._shift) // CHUNK_MAX
+            self._chunks[full.base] = full
+            self._bases.append(full.base)
+        end = full.base + full.count
+        self._last = Chunk(end, end + CHUNK_MAX)
 
     def _chunk_of(self, index: int) -> Chunk:
         chunk = self._last
         if index < chunk.base:
-            chunk = self._chunks[self._place(index)]
+            chunk = self._chunks[self._bases[bisect_right(self._bases, index) - 1]]
         assert chunk.base <= index < chunk.base + chunk.count, (index, chunk.base, chunk.count)
         return chunk
 
@@ -257,15 +278,18 @@ class MemoryLog(Log):
         elif chunk is self._last:
             chunk.begin(self.end)
         else:
-            del self._chunks[self._place(chunk.base)]
+            del self._chunks[chunk.base]
+            del self._bases[bisect_left(self._bases, chunk.base)]
 
 
-def _extend(chunk: Chunk, origin: Origin, raws: list[bytes]) -> None:
+def extend(chunk: Chunk, origin: Origin, raws: list[bytes], size_bytes: int) -> None:
+    """Add messages to a chunk that has room for them."""
     added = len(raws)
     chunk.raws += raws
     chunk.origins += [origin] * added
     chunk.count += added
     chunk.live += added
+    chunk.size_bytes += size_bytes
 
 
 def _inside(indexes: range, chunk: Chunk) -> range:

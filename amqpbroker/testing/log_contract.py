@@ -10,7 +10,7 @@ import weakref
 from abc import ABC, abstractmethod
 
 from amqpbroker.message import Origin
-from amqpbroker.storage.log import CHUNK_MAX, READ_BYTES_MAX, Log
+from amqpbroker.storage.log import CHUNK_BYTES_MAX, CHUNK_MAX, READ_BYTES_MAX, Log
 from amqpbroker.testing.fakes import fake_origin, numbered
 
 _WALKS = 20
@@ -166,6 +166,17 @@ class LogContract(ABC):
                 self.catch_up(model.log)
 
                 model.read(range(before + count + 1))
+
+    def test_messages_of_all_sizes_lie_in_order(self) -> None:
+        large = CHUNK_BYTES_MAX
+        model = LogModel(self.open())
+        for sizes in ([1, large, 1], [large - 1], [1], [1] * 9, [large // 3] * 7, [2 * large, 0]):
+            model.append(fake_origin(), [bytes([size % 251]) * size for size in sizes])
+            self.catch_up(model.log)
+
+        model.read(range(model.log.end))
+        model.settle(range(1, model.log.end, 2))
+        model.read(range(0, model.log.end, 2))
 
     def test_a_read_ends_where_it_has_its_fill(self) -> None:
         log = self.filled([b"x" * (READ_BYTES_MAX // 4)] * 10)

@@ -15,6 +15,7 @@ import trio
 import trio.testing
 
 from amqpbroker.storage import disk_log, segments, wal
+from amqpbroker.storage import log as memory_log
 from amqpbroker.storage.disk_log import DiskLog
 from amqpbroker.storage.store import Store
 from amqpbroker.testing.fakes import fake_origin
@@ -124,6 +125,8 @@ def small_files(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wal, "BATCH_BYTES_MAX", 3_000)
     monkeypatch.setattr(disk_log, "RESIDUE_BYTES_MAX", 3_000)
     monkeypatch.setattr(segments, "SEGMENT_BYTES_MAX", 30_000)
+    for module in (memory_log, disk_log):
+        monkeypatch.setattr(module, "CHUNK_BYTES_MAX", 8_000)
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ import pytest
 
 from amqpbroker.storage import disk_log, wal
 from amqpbroker.storage.disk_log import DiskLog
-from amqpbroker.storage.log import CHUNK_MAX, Log
+from amqpbroker.storage.log import CHUNK_BYTES_MAX, CHUNK_MAX, Log
 from amqpbroker.storage.store import Store
 from amqpbroker.testing.fakes import fake_origin
 from amqpbroker.testing.log_contract import LogContract, numbered
@@ -159,6 +159,46 @@ def test_what_waits_for_long_lies_in_segments_and_memory_is_free(
     assert read == raws
 
 
+@pytest.mark.parametrize("are_read", [False, True])
+def test_large_messages_fill_no_more_memory_than_small_ones(
+    open_store: OpenStore, disk: SimDisk, wait: Wait, are_read: bool
+) -> None:
+    limit_bytes = 4 * CHUNK_BYTES_MAX
+    store = open_store(waiting_bytes_max=limit_bytes)
+    log = store.open_log(1)
+    for index in range(80):
+        log.append(PERSISTENT, [bytes([index]) * (CHUNK_BYTES_MAX // 2)])
+        if are_read:
+            log.read(range(index, log.end))
+        wait(store.wal.commit)
+
+    in_memory = sum(len(raw) for chunk in log._all_chunks() for raw in chunk.raws)
+    assert in_memory <= limit_bytes * (2 if are_read else 1) + CHUNK_BYTES_MAX
+    assert [log.read(range(index, index + 1)).raws[0][0] for index in range(80)] == list(range(80))
+
+
+def test_what_comes_back_counts_among_what_waits(
+    open_store: OpenStore, disk: SimDisk, wait: Wait
+) -> None:
+    limit_bytes = 4 * CHUNK_BYTES_MAX
+    store = open_store(waiting_bytes_max=4 * limit_bytes)
+    log = store.open_log(1)
+    log.append(PERSISTENT, [bytes(CHUNK_BYTES_MAX // 4)] * 40)
+    log.settle(range(1, 40, 7))
+    while store.wal.has_gathered:
+        wait(store.wal.commit)
+    disk.crash()
+
+    store = open_store(waiting_bytes_max=limit_bytes)
+    log = store.open_log(1)
+    while log in store._waiting.short:
+        wait(store.work_off)
+
+    in_memory = sum(len(raw) for chunk in log._all_chunks() for raw in chunk.raws)
+    assert in_memory == store._waiting.bytes <= limit_bytes
+    assert indexes(log) == [index for index in range(40) if index % 7 != 1]
+
+
 def test_segments_go_with_the_last_of_their_messages(
     open_store: OpenStore, disk: SimDisk, wait: Wait
 ) -> None:
@@ -167,7 +207,7 @@ def test_segments_go_with_the_last_of_their_messages(
     log.append(PERSISTENT, [bytes(20_000)] * 2 * CHUNK_MAX)  # More than a segment holds.
     while store.wal.has_gathered:
         wait(store.wal.commit)
-    assert len(disk.names("/data/queues/1")) == 2
+    assert len(disk.names("/data/queues/1")) == 3
 
     log.settle(range(log.end))
     for _ in range(2):

@@ -7,7 +7,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from amqpbroker.storage.log import CHUNK_MAX, READ_BYTES_MAX, Log, MemoryLog
+from amqpbroker.storage.log import CHUNK_BYTES_MAX, CHUNK_MAX, READ_BYTES_MAX, Log, MemoryLog
 from amqpbroker.testing.fakes import fake_origin
 from amqpbroker.testing.log_contract import LogContract, LogModel, numbered
 
@@ -60,6 +60,16 @@ class TestMemoryLog(LogContract):
         log.append(fake_origin(), raws)
 
         assert log.read(range(1)).raws[0] is raws[0]
+
+    @pytest.mark.parametrize("at_once", [1, 100])
+    def test_a_chunk_is_full_with_so_many_octets_too(self, at_once: int) -> None:
+        size_bytes = CHUNK_BYTES_MAX // 4
+        log = MemoryLog()
+
+        for _ in range(100 // at_once):
+            log.append(fake_origin(), [bytes(size_bytes)] * at_once)
+
+        assert [chunk.count for chunk in log._chunks.values()] == [4] * 25
 
     def test_a_backlog_is_read_in_the_bites_that_it_is_written_in(self) -> None:
         log = MemoryLog()

@@ -199,6 +199,24 @@ class TopicPermissionDefinition:
     read: str = attrs.field(validator=_pattern)
 
 
+@attrs.frozen
+class PolicyDefinition:
+    """What holds for the queues and exchanges whose names hold ``pattern``, without their doing.
+
+    Of those that match a thing, the one with the highest ``priority`` holds, alone; ``apply_to``
+    says which kinds of things it is for. One that ``is_operator`` stands above those of users:
+    what it says is merged into what theirs say.
+    """
+
+    vhost: str
+    name: str
+    pattern: str
+    definition: dict[str, Any]
+    priority: int = 0
+    apply_to: str = "all"
+    is_operator: bool = False
+
+
 Definition = (
     VHostDefinition
     | ExchangeDefinition
@@ -207,6 +225,7 @@ Definition = (
     | UserDefinition
     | PermissionDefinition
     | TopicPermissionDefinition
+    | PolicyDefinition
 )
 
 

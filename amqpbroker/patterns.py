@@ -31,8 +31,13 @@ def check_pattern(pattern: str, what: str) -> None:
 
 def holds(pattern: str, name: str) -> bool:
     """Whether ``name`` holds the pattern somewhere; the empty one matches only the empty name."""
+    return is_found(pattern or "^$", name)
+
+
+def is_found(pattern: str, name: str) -> bool:
+    """Whether ``name`` holds the pattern somewhere; the empty one is everywhere."""
     try:
-        return regex.search(pattern or "^$", name, timeout=_MATCH_S_MAX) is not None
+        return regex.search(pattern, name, timeout=_MATCH_S_MAX) is not None
     except TimeoutError:
         log.warning("the pattern '%s' takes too long on '%s': it counts as no match", pattern, name)
         return False

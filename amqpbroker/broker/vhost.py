@@ -8,11 +8,13 @@ which calls the methods ``put_…`` and ``drop_…`` here; those have no opinion
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from amqpbroker.broker.decisions import Decisions, Wish
+from amqpbroker.broker.policy import Policies
 from amqpbroker.definitions import (
     Arguments,
     BindingDefinition,
     Change,
     ExchangeDefinition,
+    PolicyDefinition,
     QueueDefinition,
     VHostDefinition,
     delete,
@@ -50,6 +52,7 @@ class VHost:
     ) -> None:
         self.definition = definition
         self.name = definition.name
+        self.policies = Policies()
         self.router = Router()
         self.queues: dict[str, Queue] = {}
         self.replies = replies
@@ -252,6 +255,14 @@ class VHost:
         return tuple(found), True
 
     # -- changes -------------------------------------------------------------------------------
+
+    def put_policy(self, definition: PolicyDefinition) -> None:
+        """Carry out a change."""
+        self.policies.put(definition)
+
+    def drop_policy(self, definition: PolicyDefinition) -> None:
+        """Carry out a change."""
+        self.policies.drop(definition)
 
     def put_exchange(self, definition: ExchangeDefinition) -> None:
         """Carry out a change."""

@@ -11,6 +11,7 @@ from amqpbroker.definitions import (
     Definition,
     ExchangeDefinition,
     PermissionDefinition,
+    PolicyDefinition,
     QueueDefinition,
     TopicPermissionDefinition,
     UserDefinition,
@@ -25,6 +26,7 @@ _ORDER: tuple[type[Definition], ...] = (
     UserDefinition,
     PermissionDefinition,
     TopicPermissionDefinition,
+    PolicyDefinition,
     ExchangeDefinition,
     QueueDefinition,
     BindingDefinition,
@@ -45,6 +47,8 @@ def key_of(definition: Definition) -> Key:
             return definition.vhost, definition.user
         case TopicPermissionDefinition():
             return definition.vhost, definition.user, definition.exchange
+        case PolicyDefinition():
+            return definition.vhost, definition.is_operator, definition.name
 
 
 class Catalog:

@@ -13,7 +13,7 @@ from zlib import crc32
 import attrs
 
 from amqpbroker.broker.vhost import VHost
-from amqpbroker.definitions import BindingDefinition, UserDefinition
+from amqpbroker.definitions import BindingDefinition, PolicyDefinition, UserDefinition
 from amqpbroker.management.call import Call
 from amqpbroker.management.encoding import table
 from amqpbroker.queues.queue import Queue
@@ -54,6 +54,18 @@ def vhost(call: Call, there: VHost) -> dict[str, Any]:
         "metadata": about,
         "tracing": False,
         "cluster_state": {call.broker.name: "running"},
+    }
+
+
+def policy(definition: PolicyDefinition) -> dict[str, Any]:
+    """A policy."""
+    return {
+        "vhost": definition.vhost,
+        "name": definition.name,
+        "pattern": definition.pattern,
+        "apply-to": definition.apply_to,
+        "definition": definition.definition,
+        "priority": definition.priority,
     }
 
 

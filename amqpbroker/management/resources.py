@@ -1,7 +1,7 @@
 """The table of resources: every path, who may use it, and what its methods do."""
 
-from amqpbroker.management import identities, overview, topology
-from amqpbroker.management.access import administrator, any_user, vhost_user
+from amqpbroker.management import identities, overview, policies, topology
+from amqpbroker.management.access import administrator, any_user, policymaker, vhost_user
 from amqpbroker.management.resource import Resource
 
 RESOURCES = (
@@ -75,6 +75,34 @@ RESOURCES = (
             "/topic-permissions/{vhost}/{user}",
             "/topic-permissions/{vhost}/{user}/{exchange}",
         )
+    ),
+    # -- policies --------------------------------------------------------------------------------
+    Resource("/policies", vhost_user, get=policies.USERS.list),
+    Resource(
+        "/policies/{vhost}", vhost_user, get=policies.USERS.list, exists=identities.vhost_exists
+    ),
+    Resource(
+        "/policies/{vhost}/{name}",
+        policymaker,
+        get=policies.USERS.get,
+        put=policies.USERS.put,
+        delete=policies.USERS.delete,
+        exists=policies.USERS.exists,
+    ),
+    Resource("/operator-policies", vhost_user, get=policies.OPERATORS.list),
+    Resource(
+        "/operator-policies/{vhost}",
+        vhost_user,
+        get=policies.OPERATORS.list,
+        exists=identities.vhost_exists,
+    ),
+    Resource(
+        "/operator-policies/{vhost}/{name}",
+        administrator,
+        get=policies.OPERATORS.get,
+        put=policies.OPERATORS.put,
+        delete=policies.OPERATORS.delete,
+        exists=policies.OPERATORS.exists,
     ),
     # -- queues ----------------------------------------------------------------------------------
     Resource("/queues", vhost_user, get=topology.queues),

@@ -12,6 +12,7 @@ from amqpbroker.definitions import (
     Definition,
     ExchangeDefinition,
     PermissionDefinition,
+    PolicyDefinition,
     QueueDefinition,
     TopicPermissionDefinition,
     UserDefinition,
@@ -36,7 +37,8 @@ ARGUMENTS: dict[str, Any] = {
 }
 
 DEFINITIONS: list[Definition] = [
-    VHostDefinition("a vhost"),
+    VHostDefinition("a vhost", "what for", ("a", "b")),
+    PolicyDefinition("/", "p", "^q", {"ha-mode": "nodes", "ha-params": ["a"]}, 1, "queues", True),
     UserDefinition("ann", "hash", ("administrator", "management")),
     PermissionDefinition("/", "ann", ".*", "", "^a"),
     TopicPermissionDefinition("/", "ann", "x", "^{username}", ".*"),

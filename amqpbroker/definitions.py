@@ -110,7 +110,14 @@ class QueueDefinition:
     auto_delete: bool = False
     arguments: Arguments = attrs.Factory(dict)
     log_id: int = attrs.field(default=0, eq=False)
-    """Names the log of a durable queue; whoever decides on the change that makes it gives it."""
+    """Names the log of a durable queue; whoever decides on the change that makes it gives it.
+
+    In a cluster it tells the queue from all others that have ever had its name.
+    """
+    leader: str = attrs.field(default="", eq=False)
+    """The node that has its messages; empty where there is only one."""
+    owner: str = attrs.field(default="", eq=False)
+    """In a cluster: the life of a node (name@incarnation) with which it ends; empty: with none."""
 
     @property
     def type(self) -> Any:

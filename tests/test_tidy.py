@@ -39,7 +39,12 @@ NO_ASYNC = {
     "replication",
     "routing",
 }
-DOORS_OF_SYNCHRONOUS_ROOMS = ("cluster/etcd/", "cluster/link", "cluster/membership")
+DOORS_OF_SYNCHRONOUS_ROOMS = (
+    "cluster/etcd/",
+    "cluster/link",
+    "cluster/membership",
+    "cluster/shared",
+)
 """What of these rooms speaks to others over the network, and waits for them."""
 NOT_REPLAYABLE = {"time", "random", "socket", "os", "threading", "secrets", "uuid"}
 DOORS = {"world", "server", "cli", "testing"}

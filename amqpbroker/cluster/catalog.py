@@ -1,10 +1,10 @@
 """All definitions that outlive a node, as one thing that changes are made to."""
 
 from collections.abc import Hashable, Iterator
+from typing import TypeVar, cast
 
 import attrs
 
-from amqpbroker.cluster.records import encode_change
 from amqpbroker.definitions import (
     BindingDefinition,
     Change,
@@ -20,6 +20,7 @@ from amqpbroker.definitions import (
 )
 
 Key = tuple[Hashable, ...]
+Kind = TypeVar("Kind", bound=Definition)
 
 _ORDER: tuple[type[Definition], ...] = (
     VHostDefinition,
@@ -52,7 +53,7 @@ def key_of(definition: Definition) -> Key:
 
 
 class Catalog:
-    """Definitions by type and key, each with the line that says it."""
+    """Definitions by type and key, each with the line that says it, if that matters."""
 
     def __init__(self) -> None:
         self.newest_log_id = 0
@@ -72,28 +73,43 @@ class Catalog:
             case QueueDefinition():
                 return definition.durable and not definition.exclusive
             case BindingDefinition():
-                return all(
-                    end[1:] in self._kept[kind] or end[2].startswith("amq.")
-                    for kind, end in _ends(definition)
-                )
+                return self.has_ends(definition)
             case _:
                 return True
 
-    def apply(self, change: Change) -> bytes:
-        """Make a change; the line that says it. What hangs on a thing that is deleted goes too."""
+    def has_ends(self, binding: BindingDefinition) -> bool:
+        """Whether there is what a binding leads from, and to."""
+        return all(
+            end[1:] in self._kept[kind] or end[2].startswith("amq.") for kind, end in _ends(binding)
+        )
+
+    def all(self, kind: type[Kind]) -> Iterator[Kind]:
+        """All definitions of a type."""
+        there = self._kept[cast("type[Definition]", kind)]
+        return (cast("Kind", definition) for definition, _ in there.values())
+
+    def bindings_to(self, end: ExchangeDefinition | QueueDefinition) -> Iterator[BindingDefinition]:
+        """The bindings that lead to an exchange or a queue."""
+        kind = "queue" if isinstance(end, QueueDefinition) else "exchange"
+        for key in self._bound.get((kind, *key_of(end)), ()):
+            binding, _ = self._kept[BindingDefinition][key]
+            assert isinstance(binding, BindingDefinition)
+            if (binding.destination_type, binding.destination) == (kind, end.name):
+                yield binding
+
+    def apply(self, change: Change, line: bytes = b"") -> None:
+        """Make a change, which ``line`` says. What hangs on a thing that is deleted goes too."""
         definition = change.definition
         if change.act == "delete":
             self._drop(definition)
-            return encode_change(change)
+            return
         if isinstance(definition, QueueDefinition):
             self.newest_log_id = max(self.newest_log_id, definition.log_id)
-        line = encode_change(change)
         key = key_of(definition)
         self._kept[type(definition)][key] = definition, line
         if isinstance(definition, BindingDefinition):
             for _, end in _ends(definition):
                 self._bound.setdefault(end, {})[key] = None
-        return line
 
     def _drop(self, definition: Definition) -> None:
         key = key_of(definition)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import attrs
 
 from amqpbroker.cluster.catalog import Catalog
+from amqpbroker.cluster.records import encode_change
 from amqpbroker.definitions import Change
 from amqpbroker.queues.queue import Pending
 from amqpbroker.storage.wal import Wal
@@ -54,7 +55,8 @@ class EmbeddedCoordinator(Coordinator):
         elif definition not in catalog:
             self._apply(change)
             return None
-        line = catalog.apply(change)
+        line = encode_change(change)
+        catalog.apply(change, line)
         self._apply(change)
         pending: Pending[None] = Pending()
         self._wal.definitions(line, lambda: pending.resolve(None))

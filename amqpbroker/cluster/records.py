@@ -46,7 +46,7 @@ def encode_change(change: Change) -> bytes:
     definition = change.definition
     fields = attrs.asdict(definition, recurse=False)
     text = json.dumps(
-        {change.act: {_NAMES[type(definition)]: _plain(fields)}}, separators=(",", ":")
+        {change.act: {_NAMES[type(definition)]: plain(fields)}}, separators=(",", ":")
     )
     return text.encode() + b"\n"
 
@@ -54,7 +54,7 @@ def encode_change(change: Change) -> bytes:
 def decode_change(line: bytes) -> Change:
     """The change in a line. Raises `DefinitionError`."""
     try:
-        [(act, what)] = json.loads(line, object_hook=_restored).items()
+        [(act, what)] = json.loads(line, object_hook=restored).items()
         [(name, fields)] = what.items()
         if "tags" in fields:
             fields["tags"] = tuple(fields["tags"])
@@ -65,13 +65,13 @@ def decode_change(line: bytes) -> Change:
         raise DefinitionError(f"this is no change of a definition: {line!r} ({error})") from error
 
 
-def _plain(value: Any) -> Any:
-    """A value as JSON has it."""
+def plain(value: Any) -> Any:
+    """A value of an argument as JSON has it."""
     match value:
         case dict():
-            return {name: _plain(each) for name, each in value.items()}
+            return {name: plain(each) for name, each in value.items()}
         case list() | tuple():
-            return [_plain(each) for each in value]
+            return [plain(each) for each in value]
         case bytearray():
             return {"$binary": base64.b64encode(value).decode()}
         case bytes():
@@ -84,8 +84,8 @@ def _plain(value: Any) -> Any:
             return value
 
 
-def _restored(there: dict[str, Any]) -> Any:
-    """A value as it was before `_plain`."""
+def restored(there: dict[str, Any]) -> Any:
+    """A value as it was before `plain`."""
     if len(there) != 1:
         return there
     [(mark, value)] = there.items()

@@ -44,7 +44,7 @@ class Keeping:
         def read(lines: list[bytes]) -> None:
             try:
                 for line in lines:
-                    catalog.apply(decode_change(line))
+                    catalog.apply(decode_change(line), line)
             except DefinitionError as error:
                 raise DataError(
                     f"the definitions in {folder} cannot be read: {error}; start it with the"

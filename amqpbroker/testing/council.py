@@ -104,16 +104,6 @@ class Council:
             case QueueDefinition() | ExchangeDefinition():
                 return definition not in self._decided
             case BindingDefinition():
-                return definition not in self._decided and self._has_ends(definition)
+                return definition not in self._decided and self._decided.has_ends(definition)
             case _:
                 return True
-
-    def _has_ends(self, binding: BindingDefinition) -> bool:
-        vhost, decided = binding.vhost, self._decided
-        source = ExchangeDefinition(vhost, binding.source, "")
-        destination: ExchangeDefinition | QueueDefinition
-        if binding.destination_type == "queue":
-            destination = QueueDefinition(vhost, binding.destination)
-        else:
-            destination = ExchangeDefinition(vhost, binding.destination, "")
-        return all(end.name.startswith("amq.") or end in decided for end in (source, destination))

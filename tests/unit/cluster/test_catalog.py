@@ -3,7 +3,7 @@
 import pytest
 
 from amqpbroker.cluster.catalog import Catalog
-from amqpbroker.cluster.records import decode_change
+from amqpbroker.cluster.records import decode_change, encode_change
 from amqpbroker.definitions import (
     BindingDefinition,
     Definition,
@@ -28,7 +28,7 @@ AMQ_TO_Q = BindingDefinition("/", "amq.direct", "q")
 def catalog() -> Catalog:
     catalog = Catalog()
     for definition in (VHostDefinition("/"), X, Y, Q, X_TO_Q, X_TO_Y, AMQ_TO_Q):
-        catalog.apply(put(definition))
+        catalog.apply(put(definition), encode_change(put(definition)))
     return catalog
 
 

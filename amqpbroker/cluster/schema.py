@@ -1,0 +1,324 @@
+"""How a cluster's definitions lie in the store that its nodes share.
+
+    /CLUSTER/v1/vh/VHOST                                {}
+    /CLUSTER/v1/user/USER                               {"hash", "tags"}
+    /CLUSTER/v1/perm/VHOST/USER                         {"configure", "write", "read"}
+    /CLUSTER/v1/tperm/VHOST/USER/EXCHANGE               {"write", "read"}
+    /CLUSTER/v1/pol|oppol/VHOST/NAME                    {"pattern", "definition", "priority", …}
+    /CLUSTER/v1/x/VHOST/NAME                            {"type", "durable", …, "args"}
+    /CLUSTER/v1/q/VHOST/NAME                            {"id", "durable", …, "owner", "args"}
+    /CLUSTER/v1/ql/ID                                   {"e": epoch, "l": leader, "isr", "r"}
+    /CLUSTER/v1/b/VHOST/SOURCE/q|x/DESTINATION/HASH     {"key", "args", "did"}
+
+Parts of keys are percent-encoded, values compact JSON; what is not known there is ignored, so that
+nodes of two versions can share a store. A queue's definition and where it is led lie apart: the
+latter changes more often, and its key is the queue's id, so that a queue that is declared anew
+never inherits it. A binding says the revision at which its destination came to be (``did``): it is
+void when there is another by now.
+"""
+
+import json
+from collections.abc import Sequence
+from hashlib import sha256
+from typing import Any
+from urllib.parse import quote, unquote_to_bytes
+
+import attrs
+
+from amqpbroker.cluster.records import plain, restored
+from amqpbroker.definitions import (
+    BindingDefinition,
+    Definition,
+    ExchangeDefinition,
+    PermissionDefinition,
+    PolicyDefinition,
+    QueueDefinition,
+    TopicPermissionDefinition,
+    UserDefinition,
+    VHostDefinition,
+)
+from amqpbroker.errors import DefinitionError
+
+ANY_LIFE = "*"
+"""In the place of an incarnation: whichever life of the node it is."""
+_HASH_DIGITS = 16
+
+
+@attrs.frozen
+class Leadership:
+    """Where a queue is led: ``leader`` and the in-sync members are lives of nodes (name@life)."""
+
+    epoch: int
+    leader: str
+    in_sync: tuple[str, ...]
+    replicas: tuple[str, ...]
+    """Names of nodes."""
+
+    @property
+    def node(self) -> str:
+        """The name of the node that leads."""
+        return self.leader.rpartition("@")[0]
+
+
+@attrs.frozen
+class BoundTo:
+    """A binding as it lies in the store: ``did`` is when its destination came to be."""
+
+    definition: BindingDefinition
+    did: int
+
+
+class Schema:
+    """Keys and values of one cluster."""
+
+    def __init__(self, cluster: str) -> None:
+        self.prefix = f"/{_quoted(cluster)}/v1/".encode()
+
+    # -- keys ----------------------------------------------------------------------------------
+
+    def path(self, kind: str, *parts: str) -> bytes:
+        """The key of that kind."""
+        return self.prefix + "/".join((kind, *map(_quoted, parts))).encode()
+
+    def parts(self, key: bytes) -> list[str]:
+        """The kind of a key, and what it names."""
+        return [
+            unquote_to_bytes(part).decode("utf-8", "surrogateescape")
+            for part in key[len(self.prefix) :].decode().split("/")
+        ]
+
+    def key(self, definition: Definition) -> bytes:
+        """Where a definition lies."""
+        match definition:
+            case VHostDefinition():
+                return self.path("vh", definition.name)
+            case UserDefinition():
+                return self.path("user", definition.name)
+            case PermissionDefinition():
+                return self.path("perm", definition.vhost, definition.user)
+            case TopicPermissionDefinition():
+                return self.path("tperm", definition.vhost, definition.user, definition.exchange)
+            case PolicyDefinition():
+                kind = "oppol" if definition.is_operator else "pol"
+                return self.path(kind, definition.vhost, definition.name)
+            case ExchangeDefinition():
+                return self.path("x", definition.vhost, definition.name)
+            case QueueDefinition():
+                return self.path("q", definition.vhost, definition.name)
+            case BindingDefinition():
+                return self.path(
+                    "b",
+                    definition.vhost,
+                    definition.source,
+                    definition.destination_type[0].replace("e", "x"),
+                    definition.destination,
+                    _binding_hash(definition),
+                )
+
+    def inside(self, kind: str, *parts: str) -> bytes:
+        """What all keys of a kind begin with that lie within ``parts``."""
+        return self.path(kind, *parts) + b"/"
+
+    def leadership_key(self, queue: QueueDefinition) -> bytes:
+        """Where it is said where a queue is led."""
+        return self.path("ql", str(queue.log_id))
+
+    # -- values --------------------------------------------------------------------------------
+
+    def value(self, definition: Definition, did: int = 0) -> bytes:
+        """What is written there; of a binding, with when its destination came to be."""
+        match definition:
+            case VHostDefinition():
+                fields: dict[str, Any] = {}
+            case UserDefinition():
+                fields = {"hash": definition.password_hash, "tags": definition.tags}
+            case PermissionDefinition():
+                fields = {
+                    "configure": definition.configure,
+                    "write": definition.write,
+                    "read": definition.read,
+                }
+            case TopicPermissionDefinition():
+                fields = {"write": definition.write, "read": definition.read}
+            case PolicyDefinition():
+                fields = {
+                    "pattern": definition.pattern,
+                    "definition": definition.definition,
+                    "priority": definition.priority,
+                    "apply_to": definition.apply_to,
+                }
+            case ExchangeDefinition():
+                fields = {
+                    "type": definition.type,
+                    "durable": definition.durable,
+                    "auto_delete": definition.auto_delete,
+                    "internal": definition.internal,
+                    "args": plain(definition.arguments),
+                }
+            case QueueDefinition():
+                fields = {
+                    "id": definition.log_id,
+                    "durable": definition.durable,
+                    "exclusive": definition.exclusive,
+                    "auto_delete": definition.auto_delete,
+                    "owner": definition.owner or None,
+                    "args": plain(definition.arguments),
+                }
+            case BindingDefinition():
+                fields = {
+                    "key": definition.routing_key,
+                    "args": plain(definition.arguments),
+                    "did": did,
+                }
+        return _written(fields)
+
+    def definition(self, key: bytes, value: bytes) -> "Definition | BoundTo | None":
+        """What lies at ``key``; None if it is none of these. Raises `DefinitionError`."""
+        kind, *parts = self.parts(key)
+        decode = _DECODERS.get(kind)
+        if decode is None:
+            return None
+        try:
+            found: Definition | BoundTo = decode(parts, json.loads(value, object_hook=restored))
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+            raise DefinitionError(f"{key!r} says {value!r}: {error!r}") from error
+        return found
+
+    def leadership(self, key: bytes, value: bytes) -> Leadership:
+        """Where a queue is led. Raises `DefinitionError`."""
+        try:
+            fields = json.loads(value)
+            return Leadership(
+                int(fields["e"]), str(fields["l"] or ""), tuple(fields["isr"]), tuple(fields["r"])
+            )
+        except (ValueError, TypeError, KeyError) as error:
+            raise DefinitionError(f"{key!r} says {value!r}: {error!r}") from error
+
+
+def leadership_value(leadership: Leadership) -> bytes:
+    """What is written of where a queue is led."""
+    return _written(
+        {
+            "e": leadership.epoch,
+            "l": leadership.leader,
+            "isr": leadership.in_sync,
+            "r": leadership.replicas,
+        }
+    )
+
+
+def only_on(node: str) -> Leadership:
+    """A queue that is on one node, in whichever of its lives."""
+    life = f"{node}@{ANY_LIFE}"
+    return Leadership(1, life, (life,), (node,))
+
+
+def _quoted(part: str) -> str:
+    return quote(part.encode("utf-8", "surrogateescape"), safe="")
+
+
+def _written(fields: dict[str, Any]) -> bytes:
+    return json.dumps(fields, separators=(",", ":")).encode()
+
+
+def _binding_hash(binding: BindingDefinition) -> str:
+    """Tells a binding from others between the same two things."""
+    text = json.dumps([binding.routing_key, plain(binding.arguments)], sort_keys=True)
+    return sha256(text.encode()).hexdigest()[:_HASH_DIGITS]
+
+
+# -- reading -------------------------------------------------------------------------------------
+
+_Fields = dict[str, Any]
+
+
+def _vhost(parts: Sequence[str], fields: _Fields) -> VHostDefinition:
+    (name,) = parts
+    return VHostDefinition(name)
+
+
+def _user(parts: Sequence[str], fields: _Fields) -> UserDefinition:
+    (name,) = parts
+    return UserDefinition(name, fields["hash"], tuple(fields["tags"]))
+
+
+def _permission(parts: Sequence[str], fields: _Fields) -> PermissionDefinition:
+    vhost, user = parts
+    return PermissionDefinition(vhost, user, fields["configure"], fields["write"], fields["read"])
+
+
+def _topic_permission(parts: Sequence[str], fields: _Fields) -> TopicPermissionDefinition:
+    vhost, user, exchange = parts
+    return TopicPermissionDefinition(vhost, user, exchange, fields["write"], fields["read"])
+
+
+def _policy(parts: Sequence[str], fields: _Fields, is_operator: bool = False) -> PolicyDefinition:
+    vhost, name = parts
+    return PolicyDefinition(
+        vhost,
+        name,
+        fields["pattern"],
+        fields["definition"],
+        fields["priority"],
+        fields["apply_to"],
+        is_operator,
+    )
+
+
+def _operator_policy(parts: Sequence[str], fields: _Fields) -> PolicyDefinition:
+    return _policy(parts, fields, is_operator=True)
+
+
+def _exchange(parts: Sequence[str], fields: _Fields) -> ExchangeDefinition:
+    vhost, name = parts
+    return ExchangeDefinition(
+        vhost,
+        name,
+        fields["type"],
+        fields["durable"],
+        fields["auto_delete"],
+        fields["internal"],
+        fields["args"],
+    )
+
+
+def _queue(parts: Sequence[str], fields: _Fields) -> QueueDefinition:
+    vhost, name = parts
+    return QueueDefinition(
+        vhost,
+        name,
+        fields["durable"],
+        fields["exclusive"],
+        fields["auto_delete"],
+        fields["args"],
+        log_id=fields["id"],
+        owner=fields["owner"] or "",
+    )
+
+
+def _binding(parts: Sequence[str], fields: _Fields) -> BoundTo:
+    vhost, source, kind, destination, _ = parts
+    return BoundTo(
+        BindingDefinition(
+            vhost,
+            source,
+            destination,
+            fields["key"],
+            fields["args"],
+            "queue" if kind == "q" else "exchange",
+        ),
+        fields["did"],
+    )
+
+
+_DECODERS: dict[str, Any] = {
+    "vh": _vhost,
+    "user": _user,
+    "perm": _permission,
+    "tperm": _topic_permission,
+    "pol": _policy,
+    "oppol": _operator_policy,
+    "x": _exchange,
+    "q": _queue,
+    "b": _binding,
+}

@@ -1,0 +1,357 @@
+"""The coordinator of a cluster: the store that all nodes share decides.
+
+What is submitted waits while a txn is on its way, and then goes as one txn with all that came
+meanwhile: so many declarations cost few round trips, and changes that do not bear each other's
+company (one rests on what the other writes) go one after the other. A txn that is refused is cut
+in halves until it is known which change was to blame.
+
+A change takes effect when the store's events bring it back (`Feed`), and is answered after that,
+when every other node that can be reached has it too: "declare here, publish there" holds. A refused
+txn writes something as well, its fence; its revision comes by with the events, and then the node
+knows what the refusal was about.
+
+Sometimes nobody knows what became of a txn. Then a fence is put behind it, and what has come by
+until then has happened.
+"""
+
+import logging
+import random
+from collections import deque
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+
+import attrs
+import trio
+
+from amqpbroker.cluster.coordinator import Coordinator
+from amqpbroker.cluster.deeds import Deed, Deeds
+from amqpbroker.cluster.etcd.contract import (
+    OPERATIONS_MAX,
+    Delete,
+    KeyValueStore,
+    Operation,
+    Put,
+)
+from amqpbroker.cluster.feed import Feed
+from amqpbroker.cluster.schema import only_on
+from amqpbroker.definitions import Change, QueueDefinition
+from amqpbroker.errors import (
+    Compacted,
+    InternalError,
+    OutcomeUnknown,
+    Overtaken,
+    StoreRefused,
+    StoreUnavailable,
+)
+from amqpbroker.queues.queue import Pending
+from amqpbroker.world import Clock
+
+log = logging.getLogger(__name__)
+
+DECIDED_S_MAX = 5.0
+"""How long a change may wait for the store."""
+BARRIER_S_MAX = 0.2
+"""How long an answer waits for nodes that do not say that they have the change."""
+_RETRY_S = 0.1
+_CHANGES_MAX = 40
+_ID_BITS = 63
+
+
+@attrs.define(eq=False)
+class _Submitted:
+    """A change, and who waits for it; nobody any more, if there is no ``pending``."""
+
+    change: Change
+    pending: Pending[None] | None
+
+    def fail(self, error: Exception) -> None:
+        pending, self.pending = self.pending, None
+        if pending is not None:
+            pending.fail(error)
+
+    def resolve(self) -> None:
+        pending, self.pending = self.pending, None
+        if pending is not None:
+            pending.resolve(None)
+
+
+@attrs.define(eq=False)
+class _Decided:
+    """What is answered when the node has come to ``revision``; ``since_s``: it has, then."""
+
+    revision: int
+    submitted: _Submitted
+    is_refused: bool
+    since_s: float | None = None
+
+
+class SharedCoordinator(Coordinator):
+    """Decides for the node ``node`` in its life ``incarnation``.
+
+    ``place`` says which node is to lead a new queue. ``others_revision`` is the revision that all
+    other nodes which can be reached have come to; None: there are none. ``after`` is called when
+    something was carried out or answered. `run` does the work.
+    """
+
+    def __init__(
+        self,
+        store: KeyValueStore,
+        feed: Feed,
+        node: str,
+        incarnation: int,
+        clock: Clock,
+        rng: random.Random,
+    ) -> None:
+        self.place: Callable[[QueueDefinition], str] = lambda queue: node
+        self.others_revision: Callable[[], int | None] = lambda: None
+        self.after: Callable[[], None] = lambda: None
+        self.away_since_s: float | None = None
+        """Since when the store cannot be reached; None: it can."""
+        self.loaded = trio.Event()
+        """Whether the node knows what is there."""
+        self._store = store
+        self._feed = feed
+        self._deeds = Deeds(feed)
+        self._node = node
+        self._incarnation = incarnation
+        self._clock = clock
+        self._rng = rng
+        self._fence = feed.schema.path("fence", node)
+        self._waiting: deque[_Submitted] = deque()
+        self._leavings: deque[bytes] = deque()
+        self._decided: deque[_Decided] = deque()
+        self._due: deque[tuple[float, _Submitted]] = deque()
+        self._send_lot = trio.lowlevel.ParkingLot()
+        self._feed_lot = trio.lowlevel.ParkingLot()
+        self._clock_lot = trio.lowlevel.ParkingLot()
+
+    def submit(self, change: Change) -> Pending[None]:
+        definition = change.definition
+        if change.act == "put" and isinstance(definition, QueueDefinition):
+            change = attrs.evolve(change, definition=self._placed(definition))
+        submitted = _Submitted(change, Pending())
+        assert submitted.pending is not None
+        self._waiting.append(submitted)
+        self._due.append((self._clock.monotonic_s() + DECIDED_S_MAX, submitted))
+        self._send_lot.unpark_all()
+        self._clock_lot.unpark_all()
+        return submitted.pending
+
+    def _placed(self, queue: QueueDefinition) -> QueueDefinition:
+        """A new queue with its id, its leader, and with whom it ends."""
+        leader = self._node if queue.exclusive else self.place(queue)
+        owner = ""
+        if not queue.durable or queue.exclusive:
+            leader = self._node
+            owner = f"{self._node}@{self._incarnation}"
+        log_id = self._rng.getrandbits(_ID_BITS) | 1
+        return attrs.evolve(queue, log_id=log_id, leader=leader, owner=owner)
+
+    async def run(self) -> None:
+        """Follow the store, and have it decide, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._follow)
+            nursery.start_soon(self._send)
+            nursery.start_soon(self._mind_the_time)
+
+    # -- following -----------------------------------------------------------------------------
+
+    async def _follow(self) -> None:
+        feed, store = self._feed, self._store
+        prefix = feed.schema.prefix
+        while True:
+            try:
+                reading = await store.get_prefix(prefix)
+                feed.load(reading.items, reading.revision)
+                self.loaded.set()
+                self.look()
+                with store.watch(prefix, reading.revision + 1) as watch:
+                    async for batch in watch:
+                        feed.take(batch)
+                        self.look()
+            except Compacted as error:
+                log.warning("%s: everything is read anew", error)
+            except (StoreUnavailable, StoreRefused) as error:
+                self._note_away(error)
+                await trio.sleep(_RETRY_S)
+
+    def look(self) -> None:
+        """Answer what can be answered by now: something has come by, here or elsewhere."""
+        now_s = self._clock.monotonic_s()
+        others = self.others_revision()
+        waiting: deque[_Decided] = deque()
+        for decided in self._decided:
+            if decided.revision > self._feed.revision:
+                waiting.append(decided)
+            elif decided.is_refused and not self._is_done(decided.submitted.change):
+                decided.submitted.fail(Overtaken())
+            else:
+                if decided.since_s is None:
+                    decided.since_s = now_s
+                if others is None or others >= decided.revision:
+                    decided.submitted.resolve()
+                elif now_s - decided.since_s >= BARRIER_S_MAX:
+                    log.warning("revision %d is not known to be everywhere", decided.revision)
+                    decided.submitted.resolve()
+                else:
+                    waiting.append(decided)
+        self._decided = waiting
+        self._feed_lot.unpark_all()
+        self._clock_lot.unpark_all()
+        self.after()
+
+    async def _mind_the_time(self) -> None:
+        """Let nothing wait longer than it may."""
+        while True:
+            now_s = self._clock.monotonic_s()
+            while self._due and (self._due[0][0] <= now_s or self._due[0][1].pending is None):
+                _, submitted = self._due.popleft()
+                submitted.fail(
+                    InternalError(
+                        "the cluster's store (etcd) does not answer: nothing can be declared,"
+                        " bound or deleted until it does; try again"
+                    )
+                )
+                self.after()
+            if any(decided.since_s is not None for decided in self._decided):
+                await trio.sleep(BARRIER_S_MAX / 4)
+                self.look()
+            elif self._due:
+                with trio.move_on_after(self._due[0][0] - now_s):
+                    await self._clock_lot.park()
+            else:
+                await self._clock_lot.park()
+
+    async def _reached(self, revision: int) -> None:
+        while self._feed.revision < revision:
+            await self._feed_lot.park()
+
+    async def fence(self) -> None:
+        """Come to know everything that was decided before the call. Raises `StoreError`."""
+        await self._reached(await self._put_fence())
+
+    async def _put_fence(self) -> int:
+        result = await self._store.txn((), (Put(self._fence, b""),))
+        self._note_here()
+        return result.revision
+
+    # -- having it decided ---------------------------------------------------------------------
+
+    async def _send(self) -> None:
+        await self.loaded.wait()
+        while True:
+            batch = self._next_batch()
+            if batch:
+                await self._carry_out(batch)
+            elif self._leavings:
+                await self._sweep()
+            else:
+                await self._send_lot.park()
+
+    def _next_batch(self) -> list[tuple[_Submitted, Deed]]:
+        """What goes in one txn: in order, and nothing that rests on what goes along."""
+        batch: list[tuple[_Submitted, Deed]] = []
+        written: set[bytes] = set()
+        room = OPERATIONS_MAX
+        while self._waiting and len(batch) < _CHANGES_MAX:
+            submitted = self._waiting[0]
+            deed = None if submitted.pending is None else self._deed_of(submitted)
+            if deed is not None:
+                room -= max(len(deed.conditions), len(deed.operations))
+                if room < 0 or not written.isdisjoint((*deed.reads(), *deed.writes())):
+                    break
+                written.update(deed.writes())
+                batch.append((submitted, deed))
+            self._waiting.popleft()
+        return batch
+
+    def _deed_of(self, submitted: _Submitted) -> Deed | None:
+        definition = submitted.change.definition
+        leadership = only_on(definition.leader) if isinstance(definition, QueueDefinition) else None
+        try:
+            return self._deeds.of(submitted.change, leadership)
+        except Overtaken as error:
+            submitted.fail(error)
+            self.after()
+            return None
+
+    async def _carry_out(self, batch: list[tuple[_Submitted, Deed]]) -> None:
+        """Have a batch decided on; what could not even be asked waits again."""
+        conditions = [each for _, deed in batch for each in deed.conditions]
+        operations = [each for _, deed in batch for each in deed.operations]
+        try:
+            result = await self._store.txn(conditions, operations, (Put(self._fence, b""),))
+        except StoreUnavailable as error:
+            self._note_away(error)
+            self._wait_again(submitted for submitted, _ in batch)
+            await trio.sleep(_RETRY_S)
+            return
+        except OutcomeUnknown as error:
+            self._note_away(error)
+            await self._find_out(batch)
+            return
+        except StoreRefused as error:
+            for submitted, _ in batch:
+                submitted.fail(InternalError(f"the cluster's store (etcd) refuses it: {error}"))
+            self.after()
+            return
+        self._note_here()
+        if result.succeeded or len(batch) == 1:
+            self._note(batch, result.revision, is_refused=not result.succeeded)
+        else:
+            middle = len(batch) // 2
+            await self._carry_out(batch[:middle])
+            await self._carry_out(batch[middle:])
+
+    def _note(
+        self, batch: list[tuple[_Submitted, Deed]], revision: int, is_refused: bool = False
+    ) -> None:
+        for submitted, deed in batch:
+            self._decided.append(_Decided(revision, submitted, is_refused))
+            if not is_refused:
+                self._leavings += deed.leavings
+        if revision <= self._feed.revision:
+            self.look()
+
+    def _wait_again(self, submitted: Iterable[_Submitted]) -> None:
+        self._waiting.extendleft(reversed(list(submitted)))
+
+    async def _find_out(self, batch: list[tuple[_Submitted, Deed]]) -> None:
+        """Nobody knows what became of a txn: see what has come of it behind a fence."""
+        while True:
+            try:
+                await self.fence()
+                break
+            except (StoreUnavailable, OutcomeUnknown, StoreRefused) as error:
+                self._note_away(error)
+                await trio.sleep(_RETRY_S)
+        done = [each for each in batch if self._is_done(each[0].change)]
+        self._note(done, self._feed.revision)
+        self._wait_again(submitted for submitted, _ in batch if (submitted, _) not in done)
+
+    def _is_done(self, change: Change) -> bool:
+        there = self._feed.definition(self._feed.schema.key(change.definition))
+        if change.act == "delete":
+            return there is None
+        if isinstance(there, QueueDefinition) and isinstance(change.definition, QueueDefinition):
+            return there.log_id == change.definition.log_id
+        return there == change.definition
+
+    async def _sweep(self) -> None:
+        """Delete keys that are void: nobody waits for it, and it may be done twice."""
+        keys = [self._leavings.popleft() for _ in range(min(len(self._leavings), OPERATIONS_MAX))]
+        operations: list[Operation] = [Delete(key) for key in dict.fromkeys(keys)]
+        with suppress(OutcomeUnknown, StoreRefused, StoreUnavailable):
+            await self._store.txn((), operations)
+
+    # -- whether the store is there ------------------------------------------------------------
+
+    def _note_away(self, error: Exception) -> None:
+        if self.away_since_s is None:
+            self.away_since_s = self._clock.monotonic_s()
+            log.warning("the cluster's store (etcd) is away: %s", error)
+
+    def _note_here(self) -> None:
+        if self.away_since_s is not None:
+            self.away_since_s = None
+            log.warning("the cluster's store (etcd) is back")

@@ -1,0 +1,287 @@
+"""The coordinator of a cluster: several brokers, one simulated store."""
+
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+import trio.testing
+from pamqp import commands
+from pamqp.base import Frame
+
+from amqpbroker.broker.broker import Broker
+from amqpbroker.cluster.feed import Feed
+from amqpbroker.cluster.schema import Schema
+from amqpbroker.cluster.shared import BARRIER_S_MAX, DECIDED_S_MAX, SharedCoordinator
+from amqpbroker.definitions import VHostDefinition, delete, put
+from amqpbroker.testing.fakes import fake_world
+from amqpbroker.testing.peer import Peer
+from amqpbroker.testing.sim_etcd import SimEtcd
+from amqpbroker.testing.world import SimClock
+
+basic, exchange, queue = commands.Basic, commands.Exchange, commands.Queue
+
+
+class Member:
+    """A broker and its coordinator."""
+
+    def __init__(self, etcd: SimEtcd, name: str) -> None:
+        self.broker = Broker(fake_world(clock=SimClock()), name=name)
+        self.feed = Feed(Schema("c"), self.broker.apply)
+        self.coordinator = SharedCoordinator(
+            etcd.client(), self.feed, name, 1, SimClock(), random.Random(name)
+        )
+        self.broker.coordinator = self.coordinator
+        self.coordinator.after = self.broker.turn.end_batch
+
+    def peer(self, *channels: int) -> Peer:
+        return Peer(self.broker).open(*(channels or (1,)))
+
+    def picture(self) -> object:
+        """What it believes."""
+        return (
+            sorted(self.broker.users),
+            {
+                name: (
+                    {each: (q.definition, q.definition.leader) for each, q in vhost.queues.items()},
+                    {
+                        each: (x.definition, set(x.bindings))
+                        for each, x in vhost.router.exchanges.items()
+                    },
+                )
+                for name, vhost in self.broker.vhosts.items()
+            },
+        )
+
+
+@pytest.fixture
+def etcd(autojump_clock: trio.testing.MockClock) -> SimEtcd:
+    return SimEtcd(SimClock(), random.Random(1))
+
+
+@asynccontextmanager
+async def cluster(etcd: SimEtcd, count: int = 2) -> AsyncIterator[list[Member]]:
+    members = [Member(etcd, f"rabbit@{number}") for number in range(count)]
+    async with trio.open_nursery() as nursery:
+        for member in members:
+            nursery.start_soon(member.coordinator.run)
+            nursery.start_soon(_tick, member.broker)
+        for member in members:
+            await member.coordinator.loaded.wait()
+        members[0].broker.boot("guest", "guest")
+        await trio.sleep(1)
+        yield members
+        nursery.cancel_scope.cancel()
+
+
+async def _tick(broker: Broker) -> None:
+    while True:
+        broker.deadlines.run(trio.current_time())
+        await trio.sleep(0.05)
+
+
+async def settle(*peers: Peer, s: float = 1.0) -> None:
+    for _ in range(10):
+        await trio.sleep(s / 10)
+        for peer in peers:
+            peer.settle_down()
+
+
+def names(peer: Peer) -> list[str]:
+    return [item.name for _, item in peer.received() if isinstance(item, Frame)]
+
+
+async def test_what_one_declares_is_there_for_all(etcd: SimEtcd) -> None:
+    async with cluster(etcd, 3) as members:
+        peer = members[0].peer()
+        peer.send(
+            exchange.Declare(exchange="x", exchange_type="topic"),
+            queue.Declare(queue="q", durable=True),
+            queue.Bind(queue="q", exchange="x", routing_key="k"),
+        )
+        await settle(peer)
+        assert names(peer) == ["Exchange.DeclareOk", "Queue.DeclareOk", "Queue.BindOk"]
+        assert members[0].picture() == members[1].picture() == members[2].picture()
+        assert members[1].broker.vhosts["/"].queues["q"].definition.leader == "rabbit@0"
+
+
+async def test_a_node_that_comes_later_knows_all(etcd: SimEtcd) -> None:
+    async with cluster(etcd, 1) as [member]:
+        peer = member.peer()
+        peer.send(queue.Declare(queue="q"), queue.Bind(queue="q", exchange="amq.direct"))
+        await settle(peer)
+        late = Member(etcd, "rabbit@late")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(late.coordinator.run)
+            await late.coordinator.loaded.wait()
+            nursery.cancel_scope.cancel()
+        assert late.picture() == member.picture()
+
+
+async def test_of_two_who_declare_different_things_one_is_refused(etcd: SimEtcd) -> None:
+    async with cluster(etcd) as members:
+        peers = [member.peer() for member in members]
+        peers[0].send(queue.Declare(queue="q", durable=True))
+        peers[1].send(queue.Declare(queue="q"))
+        await settle(*peers)
+        assert sorted(names(peers[0]) + names(peers[1])) == ["Channel.Close", "Queue.DeclareOk"]
+
+
+async def test_many_changes_go_in_few_txns(etcd: SimEtcd) -> None:
+    async with cluster(etcd, 1) as [member]:
+        peer = member.peer(*range(1, 101))
+        before = etcd.requests
+        for number in range(1, 101):
+            peer.send(queue.Declare(queue=f"q{number}"), channel=number)
+        await settle(peer)
+        assert names(peer) == ["Queue.DeclareOk"] * 100
+        assert etcd.requests - before <= 5
+
+
+async def test_one_refusal_among_many_refuses_nothing_else(etcd: SimEtcd) -> None:
+    async with cluster(etcd) as members:
+        peers = [member.peer(*range(1, 31)) for member in members]
+        for number in range(1, 31):
+            for durable, peer in enumerate(peers):
+                peer.send(
+                    queue.Declare(queue=f"q{number}", durable=bool(durable) and number == 17),
+                    channel=number,
+                )
+        await settle(*peers)
+        answers = names(peers[0]) + names(peers[1])
+        assert answers.count("Queue.DeclareOk") == 59
+        assert answers.count("Channel.Close") == 1
+
+
+@pytest.mark.parametrize("fate", ["done", "not done", "done later"])
+@pytest.mark.parametrize("exclusive", [False, True])
+async def test_a_lost_answer_is_found_out(etcd: SimEtcd, fate: str, exclusive: bool) -> None:
+    async with cluster(etcd) as members:
+        peer = members[0].peer()
+        etcd.lose_answer(fate)  # type: ignore[arg-type]
+        peer.send(queue.Declare(queue="q", exclusive=exclusive))
+        await settle(peer, s=20)
+        answers = names(peer)
+        # The store's own deadline may have been longer than that of the change.
+        assert answers in (["Queue.DeclareOk"], ["Connection.Close"])
+        assert members[0].picture() == members[1].picture()
+
+
+async def test_without_the_store_changes_end_with_an_error_and_the_rest_goes_on(
+    etcd: SimEtcd,
+) -> None:
+    async with cluster(etcd, 1) as [member]:
+        peer, other = member.peer(1, 2), member.peer()
+        peer.send(queue.Declare(queue="q"))
+        await settle(peer)
+        peer.received()
+        etcd.stall()
+        began_s = trio.current_time()
+        other.send(queue.Declare(queue="new"))
+        peer.send(queue.Declare(queue="q"))
+        assert names(peer) == ["Queue.DeclareOk"]
+        peer.publish("q", b"1")
+        peer.send(basic.Get(queue="q"))
+        assert names(peer)[0] == "Basic.GetOk"
+        while not (answers := other.received()):
+            await settle(other, s=0.1)
+        assert trio.current_time() - began_s < DECIDED_S_MAX + 1
+        [(_, close)] = answers
+        assert close.reply_code == 541
+        assert "etcd" in close.reply_text
+        etcd.resume()
+        await settle(peer, s=5)
+        peer.send(queue.Declare(queue="newer"))
+        await settle(peer)
+        assert names(peer) == ["Queue.DeclareOk"]
+
+
+async def test_an_answer_waits_for_the_others_but_not_for_ever(etcd: SimEtcd) -> None:
+    async with cluster(etcd, 1) as [member]:
+        peer = member.peer()
+        seen = 0
+        member.coordinator.others_revision = lambda: seen
+        peer.send(queue.Declare(queue="q"))
+        await settle(peer, s=BARRIER_S_MAX / 2)
+        assert names(peer) == []
+        seen = member.feed.revision
+        member.coordinator.look()
+        peer.settle_down()
+        assert names(peer) == ["Queue.DeclareOk"]
+        peer.send(queue.Declare(queue="r"))
+        await settle(peer, s=BARRIER_S_MAX * 2)
+        assert names(peer) == ["Queue.DeclareOk"]
+
+
+async def test_a_virtual_host_takes_all_that_is_in_it_along(etcd: SimEtcd) -> None:
+    async with cluster(etcd) as members:
+        members[1].broker.submit(put(VHostDefinition("v")))
+        await trio.sleep(1)
+        members[1].broker.submit(delete(VHostDefinition("/")))
+        await trio.sleep(1)
+        assert members[0].picture() == members[1].picture()
+        assert list(members[0].broker.vhosts) == ["v"]
+        left = (await etcd.client().get_prefix(members[0].feed.schema.prefix)).items
+        kinds = {members[0].feed.schema.parts(item.key)[0] for item in left}
+        assert kinds <= {"vh", "user", "fence"}
+
+
+async def test_a_queue_that_is_made_anew_inherits_no_bindings(etcd: SimEtcd) -> None:
+    async with cluster(etcd) as members:
+        peer = members[0].peer()
+        peer.send(queue.Declare(queue="q"))
+        await settle(peer)
+        for number in range(200):
+            peer.send(queue.Bind(queue="q", exchange="amq.direct", routing_key=f"{number}"))
+        await settle(peer, s=5)
+        peer.send(queue.Delete(queue="q"), queue.Declare(queue="q"))
+        await settle(peer, s=5)
+        assert members[0].picture() == members[1].picture()
+        assert not members[1].broker.vhosts["/"].router.exchanges["amq.direct"].bindings
+        left = (await etcd.client().get_prefix(members[0].feed.schema.inside("b", "/"))).items
+        assert not left
+
+
+@pytest.mark.parametrize("seed", range(30))
+async def test_all_believe_the_same_in_the_end(
+    autojump_clock: trio.testing.MockClock, seed: int
+) -> None:
+    luck = random.Random(seed)
+    etcd = SimEtcd(SimClock(), luck)
+    async with cluster(etcd, 3) as members:
+        etcd.unknown_outcomes = 0.1
+        etcd.watch_lag_s_max = luck.choice([0.001, 0.2])
+        peers = [member.peer(1, 2) for member in members]
+        for step in range(60):
+            number = luck.randrange(len(peers))
+            if not peers[number].session.channels:
+                peers[number] = members[number].peer(1, 2)
+            name, other = luck.choice("abc"), luck.choice("xy")
+            method: Frame = luck.choice(
+                [
+                    queue.Declare(queue=name, auto_delete=luck.random() < 0.3),
+                    queue.Declare(queue=name, exclusive=True),
+                    queue.Delete(queue=name),
+                    exchange.Declare(exchange=other, auto_delete=luck.random() < 0.5),
+                    exchange.Delete(exchange=other),
+                    queue.Bind(queue=name, exchange=other, routing_key="k"),
+                    queue.Unbind(queue=name, exchange=other, routing_key="k"),
+                    exchange.Bind(source=other, destination="amq.fanout"),
+                ]
+            )
+            channel = luck.choice([1, 2])
+            if channel in peers[number].session.channels:
+                peers[number].send(method, channel=channel)
+            if step == 30:
+                etcd.compact()
+            if luck.random() < 0.05:
+                etcd.stall()
+                await trio.sleep(luck.random() * 8)
+                etcd.resume()
+            await settle(*peers, s=luck.random() * 0.05)
+        etcd.unknown_outcomes = 0
+        await settle(*peers, s=60)
+        waiting = [c for p in peers for c in p.session.channels.values() if c.waiting]
+        assert not waiting, seed
+        assert members[0].picture() == members[1].picture() == members[2].picture(), seed

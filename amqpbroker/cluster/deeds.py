@@ -75,7 +75,8 @@ class Deeds:
         key = self._schema.key(definition)
         match definition:
             case VHostDefinition():
-                return Deed((absent(key),), (Put(key, self._schema.value(definition)),))
+                as_known = unchanged(key, self._feed.modified(key))
+                return Deed((as_known,), (Put(key, self._schema.value(definition)),))
             case QueueDefinition():
                 assert leadership is not None
                 return self._put_queue(key, definition, leadership)

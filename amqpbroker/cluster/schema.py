@@ -1,7 +1,7 @@
 """How a cluster's definitions lie in the store that its nodes share.
 
-    /CLUSTER/v1/vh/VHOST                                {}
-    /CLUSTER/v1/user/USER                               {"hash", "tags"}
+    /CLUSTER/v1/vh/VHOST                                {"description", "tags", …}
+    /CLUSTER/v1/user/USER                               {"hash", "tags", "algorithm"}
     /CLUSTER/v1/perm/VHOST/USER                         {"configure", "write", "read"}
     /CLUSTER/v1/tperm/VHOST/USER/EXCHANGE               {"write", "read"}
     /CLUSTER/v1/pol|oppol/VHOST/NAME                    {"pattern", "definition", "priority", …}
@@ -129,9 +129,17 @@ class Schema:
         """What is written there; of a binding, with when its destination came to be."""
         match definition:
             case VHostDefinition():
-                fields: dict[str, Any] = {}
+                fields: dict[str, Any] = {
+                    "description": definition.description,
+                    "tags": definition.tags,
+                    "default_queue_type": definition.default_queue_type,
+                }
             case UserDefinition():
-                fields = {"hash": definition.password_hash, "tags": definition.tags}
+                fields = {
+                    "hash": definition.password_hash,
+                    "tags": definition.tags,
+                    "algorithm": definition.hashing_algorithm,
+                }
             case PermissionDefinition():
                 fields = {
                     "configure": definition.configure,
@@ -234,12 +242,17 @@ _Fields = dict[str, Any]
 
 def _vhost(parts: Sequence[str], fields: _Fields) -> VHostDefinition:
     (name,) = parts
-    return VHostDefinition(name)
+    return VHostDefinition(
+        name,
+        fields["description"],
+        tuple(fields["tags"]),
+        fields["default_queue_type"],
+    )
 
 
 def _user(parts: Sequence[str], fields: _Fields) -> UserDefinition:
     (name,) = parts
-    return UserDefinition(name, fields["hash"], tuple(fields["tags"]))
+    return UserDefinition(name, fields["hash"], tuple(fields["tags"]), fields["algorithm"])
 
 
 def _permission(parts: Sequence[str], fields: _Fields) -> PermissionDefinition:

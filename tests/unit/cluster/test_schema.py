@@ -26,7 +26,8 @@ ODD = {"a": b"\xff", "b": [1, {"c": Decimal("1.5")}], "d": datetime(2020, 1, 1, 
 
 EVERY_KIND: list[Definition] = [
     VHostDefinition("/"),
-    UserDefinition("ann", "hash", ("administrator",)),
+    VHostDefinition("v", "for tests", ("a", "b"), "classic"),
+    UserDefinition("ann", "hash", ("administrator",), "rabbit_password_hashing_md5"),
     PermissionDefinition("/", "ann", ".*", "", "^x"),
     TopicPermissionDefinition("/", "ann", "x/y", ".*", ""),
     PolicyDefinition("/", "p", "^ha", {"ha-mode": "all"}, 3, "queues"),

@@ -67,6 +67,8 @@ class BrokerLimits:
     """Direct replies over it are lost if their consumer does not take what it has."""
     pending_s_max: float = 30.0
     """How long a method may wait for its answer."""
+    closing_s_max: float = 5.0
+    """How long the answer to a peer's close waits for the end of its own queues."""
 
 
 class Broker:

@@ -39,7 +39,7 @@ from amqpbroker.protocol.events import (
     SecretUpdated,
     Worked,
 )
-from amqpbroker.queues.queue import Queue
+from amqpbroker.queues.queue import Pending, Queue, when_all
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ class Session:
         """Channels with consumers that wait for the outbox to drain."""
         self.own_queues: dict[Queue, None] = {}
         """Exclusive queues: they end with the session."""
-        self._blocked = False
+        self._blocked = self._is_closing = False
         self._rest: Publish | None = None
         self._due: deque[Channel] = deque()
         self._next_tick: Deadline | None = None
@@ -226,9 +226,33 @@ class Session:
             self.renew_access()
             self.connection.send_method(0, commands.Connection.UpdateSecretOk())
         else:
-            self.close()
-            if event.by_peer:
+            gone = self.close()
+            if not event.by_peer:
+                return
+            if gone is None:
                 self.connection.close_ok()
+            else:
+                self._close_when(gone)
+
+    def _close_when(self, gone: Pending[None]) -> None:
+        """Answer the peer's close when its own queues are ``gone``: it counts on that (RabbitMQ).
+
+        But not for ever.
+        """
+
+        def answer(_: object) -> None:
+            deadline.cancel()
+            gone.then = None
+            self._is_closing = False
+            self.connection.close_ok()
+            self.release()
+            self.broker.turn.speak(self)
+
+        self._is_closing = True
+        now_s = self.broker.world.clock.monotonic_s()
+        deadline = self.broker.deadlines.at(now_s + self.broker.limits.closing_s_max, answer)
+        gone.then = answer
+        self._look_what_holds()
 
     def _login(self, event: Login) -> None:
         self.user = self.broker.login(event.user, event.password, self.host)
@@ -305,20 +329,23 @@ class Session:
         self.release()
         self.broker.turn.speak(self)
 
-    def close(self) -> None:
-        """Put everything away: channels, then exclusive queues. Closing twice is harmless."""
+    def close(self) -> Pending[None] | None:
+        """Put everything away: channels, then exclusive queues. Closing twice is harmless.
+
+        The answer comes when the queues are gone; None: they are.
+        """
         if self not in self.broker.sessions:
-            return
+            return None
         del self.broker.sessions[self]
         if self._next_tick is not None:
             self._next_tick.cancel()
         for channel in list(self.channels.values()):
             self.close_channel(channel)
-        for queue in list(self.own_queues):
-            self.broker.see_to(delete(queue.definition))
-        self.own_queues.clear()
+        own_queues, self.own_queues = list(self.own_queues), {}
+        gone = when_all([self.broker.see_to(delete(queue.definition)) for queue in own_queues])
         self._blocked = self.held = False
         self.broker.held_sessions.pop(self, None)
+        return gone
 
     def let_go(self) -> None:
         """The stream is closed: nothing leads in a circle any more, and all is freed at once.
@@ -326,6 +353,7 @@ class Session:
         Full collections are rare in a node; a connection must not wait for one.
         """
         self._transmit = self._on_release = _nothing
+        self.broker.held_sessions.pop(self, None)
 
     # -- sending -------------------------------------------------------------------------------
 
@@ -353,6 +381,7 @@ class Session:
         limits = self.broker.limits
         self.held = self.connection.state is State.RUNNING and (
             self._blocked
+            or self._is_closing
             or self.backlog_bytes > limits.replies_bytes_max
             or (self.parked_bytes > limits.parked_bytes_max and not self._due)
             or self.uncommitted_bytes > limits.uncommitted_connection_bytes_max

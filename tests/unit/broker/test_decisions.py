@@ -111,6 +111,37 @@ def test_an_exclusive_queue_of_a_connection_that_has_gone_meanwhile_goes_too(
     assert all(not broker.vhosts["/"].queues for broker in brokers)
 
 
+def test_a_connection_is_closed_when_its_own_queues_are_gone(
+    council: Council, brokers: list[Broker], here: Peer
+) -> None:
+    for name in ("q", "r"):
+        here.send(queue.Declare(queue=name, exclusive=True))
+    settle(council, here)
+    here.received()
+    here.send(commands.Connection.Close(200, "bye", 0, 0), channel=0)
+    here.send_bytes(b"what nobody reads any more")
+    assert names(here) == []
+    settle(council, here)
+    assert names(here) == ["Connection.CloseOk"]
+    assert not brokers[0].vhosts["/"].queues
+    assert not brokers[0].held_sessions
+
+
+def test_a_close_is_answered_even_if_nobody_decides(
+    council: Council, brokers: list[Broker], here: Peer, clock: FakeClock
+) -> None:
+    here.send(queue.Declare(queue="q", exclusive=True))
+    settle(council, here)
+    here.received()
+    here.send(commands.Connection.Close(200, "bye", 0, 0), channel=0)
+    clock.advance(brokers[0].limits.closing_s_max)
+    brokers[0].deadlines.run(clock.now_s)
+    here.settle_down()
+    assert names(here) == ["Connection.CloseOk"]
+    settle(council)
+    assert not brokers[0].vhosts["/"].queues
+
+
 def test_wishes_about_the_same_name_are_decided_in_order(council: Council, here: Peer) -> None:
     here.send(queue.Declare(queue="q"))
     here.send(queue.Delete(queue="q"), channel=2)

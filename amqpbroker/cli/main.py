@@ -4,6 +4,7 @@ import importlib
 import logging
 import os
 import resource
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import click
 import trio
 
 from amqpbroker import __version__
+from amqpbroker.cli.ctl.command import TOOLS
 from amqpbroker.errors import ConfigError, DataError, DiskFailure
 from amqpbroker.server.collector import collect_when_idle
 from amqpbroker.server.config import Config, load_config
@@ -23,6 +25,8 @@ EXIT_DATA = 1
 EXIT_USAGE = 64
 EXIT_DISK = 70
 EXIT_CONFIG = 78
+
+CONTROL_COMMAND = "amqpbrokerctl"
 
 _EXITS = {ConfigError: EXIT_CONFIG, DataError: EXIT_DATA, DiskFailure: EXIT_DISK}
 
@@ -115,6 +119,35 @@ def _raise_file_limit() -> None:
 def bench(arguments: tuple[str, ...]) -> None:
     """Measure this broker, and others beside it (see bench --help)."""
     sys.exit(importlib.import_module("amqpbroker_bench.cli").main(list(arguments)))
+
+
+@cli.command("install-names")
+@click.argument("folder", type=click.Path(file_okay=False, path_type=Path), metavar="DIR")
+def install_names(folder: Path) -> None:
+    """Make links in DIR by which amqpbrokerctl is rabbitmqctl and its sisters.
+
+    Ansible and other scripts call those names. What already bears one of them is left alone.
+    """
+    command = _control_command()
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in TOOLS:
+        link = folder / name
+        if link.is_symlink() and link.resolve() == command.resolve():
+            continue
+        try:
+            link.symlink_to(command)
+        except OSError as error:
+            raise ConfigError(f"cannot make the link {link}: {error.strerror}") from error
+        click.echo(f"{link} -> {command}")
+
+
+def _control_command() -> Path:
+    """Where amqpbrokerctl is: beside this command, or on the PATH."""
+    beside = Path(sys.argv[0]).resolve().with_name(CONTROL_COMMAND)
+    found = str(beside) if beside.exists() else shutil.which(CONTROL_COMMAND)
+    if found is None:
+        raise ConfigError(f"{CONTROL_COMMAND} is not on the PATH; install amqpbroker with pip")
+    return Path(found)
 
 
 def main() -> None:

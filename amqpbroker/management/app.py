@@ -43,7 +43,10 @@ _SILENT = ("PUT", "DELETE")
 def management_app(
     management: Management, resources: tuple[Resource, ...], caller: Caller | None = None
 ) -> ASGIApp:
-    """The application; ``caller`` is who asks, None: whoever the request says, with a password."""
+    """The application; ``caller`` is who asks unless the request says who, with a password.
+
+    None: every request must say it.
+    """
     routes = [
         Route(f"/api{resource.path}", _Endpoint(management, resource, caller))
         for resource in resources
@@ -99,9 +102,15 @@ class _Endpoint:
         path = {name: unquote(value) for name, value in request.path_params.items()}
         body = await _body_of(request)
         call = Call(self._management, method, path, request.query_params, body)
-        host = request.client.host if request.client is not None else ""
         authorization = request.headers.get("authorization", "")
-        call.caller = self._caller or authenticate(broker, authorization, host)
+        if self._caller is not None:
+            host = self._caller.host
+        else:
+            host = request.client.host if request.client is not None else ""
+        if self._caller is not None and not authorization:
+            call.caller = self._caller
+        else:
+            call.caller = authenticate(broker, authorization, host)
         self._resource.guard(call)
         is_there = bool(self._resource.exists(call))
         if not is_there and method != "PUT":

@@ -117,3 +117,33 @@ def test_without_a_command_the_help_is_shown() -> None:
 
     assert result.returncode == 0
     assert "serve" in result.stdout
+
+
+@pytest.mark.slow
+def test_names_are_installed_once_and_take_nothing_away(tmp_path: Path) -> None:
+    taken = tmp_path / "rabbitmq-queues"
+    command = tmp_path / "bin" / "amqpbrokerctl"
+    command.parent.mkdir()
+    command.write_text(
+        f"#!{sys.executable}\nfrom amqpbroker.cli.ctl.main import entry_point\nentry_point()\n"
+    )
+    command.chmod(0o755)
+    environment = {**os.environ, "PATH": str(command.parent)}
+    names = [*COMMAND, "install-names", os.fspath(tmp_path)]
+
+    made = subprocess.run(names, capture_output=True, text=True, check=True, env=environment)
+    again = subprocess.run(names, capture_output=True, text=True, check=True, env=environment)
+
+    assert made.stdout.count(" -> ") == 5
+    assert again.stdout == ""
+    for name, word in (("rabbitmqctl", "list_queues"), ("rabbitmq-diagnostics", "check_running")):
+        shown = subprocess.run(
+            [tmp_path / name, "help"], capture_output=True, text=True, check=True
+        )
+        assert f"Use '{name} help <command>'" in shown.stdout
+        assert word in shown.stdout
+    taken.unlink()
+    taken.write_text("another program")
+    refused = subprocess.run(names, capture_output=True, text=True, check=False, env=environment)
+    assert refused.returncode == 78
+    assert "rabbitmq-queues: File exists" in one_line(refused.stderr)

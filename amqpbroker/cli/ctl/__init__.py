@@ -1,0 +1,1 @@
+"""The command ``amqpbrokerctl``: rabbitmqctl's commands, over a node's HTTP API."""

@@ -1,0 +1,289 @@
+"""What is not about a broker's things: help, version, plugins, and what only Erlang has."""
+
+from collections.abc import Callable
+from typing import Any
+
+from amqpbroker.cli.ctl.command import (
+    BOTH,
+    CTL,
+    DIAGNOSTICS,
+    EXIT_UNAVAILABLE,
+    PLUGINS,
+    TIMED,
+    Answer,
+    Call,
+    Command,
+    CommandFailed,
+    Report,
+    Rows,
+    failed,
+)
+
+VERSION = "3.13.7"
+"""The RabbitMQ whose commands these are."""
+
+
+def _version(call: Call) -> Report:
+    return Report([VERSION], {"version": VERSION})
+
+
+def _environment(call: Call) -> str:
+    """The settings that the API tells of."""
+    overview = call.overview
+    keys = ("cluster_name", "node", "rabbitmq_version", "rates_mode")
+    pairs = ",\n      ".join(f'{{{key},<<"{overview[key]}">>}}' for key in keys if key in overview)
+    return f"[{{rabbit,\n     [{pairs}]}}]"
+
+
+def _list_feature_flags(call: Call) -> Rows:
+    names = [name for argument in call.arguments for name in argument.split(",")]
+    names = names or ["name", "state"]
+    flags = call.api.get("feature-flags")
+    return Rows([{name: flag[name] for name in names if name in flag} for flag in flags])
+
+
+def _enable_feature_flag(call: Call) -> None:
+    if call.arguments[0] != "all":
+        call.api.put("feature-flags", call.arguments[0], "enable", body={})
+
+
+def _trace(is_on: bool) -> Callable[[Call], str]:
+    def run(call: Call) -> str:
+        call.api.put("vhosts", call.vhost, body={"tracing": is_on})
+        return f"Trace {'enabled' if is_on else 'disabled'} for vhost {call.vhost}"
+
+    return run
+
+
+# -- Plugins -----------------------------------------------------------------------------------
+
+
+def _plugins(call: Call) -> list[str]:
+    """The plugins that the node has; all are enabled."""
+    return sorted(call.api.get("nodes", call.node).get("enabled_plugins", ()))
+
+
+def _list_plugins(call: Call) -> Report:
+    pattern = call.arguments[0] if call.arguments else ".*"
+    names = [name for name in _plugins(call) if pattern == ".*" or pattern in name]
+    version = call.overview["rabbitmq_version"]
+    data = {
+        "format": "minimal" if call.options.get("minimal") else "normal",
+        "plugins": [
+            {
+                "enabled": "enabled",
+                "name": name,
+                "running": True,
+                "running_version": version,
+                "version": version,
+            }
+            for name in names
+        ],
+        "status": "running",
+    }
+    if call.options.get("minimal"):
+        return Report(names, data)
+    legend = [
+        " Configured: E = explicitly enabled; e = implicitly enabled",
+        f" | Status: * = running on {call.node}",
+        " |/",
+    ]
+    width = max(map(len, names), default=0)
+    lines = [f"[E*] {name:{width}} {version}" for name in names]
+    return Report([*([] if call.is_quiet else legend), *lines], data)
+
+
+def _list_banner(call: Call) -> str:
+    pattern = call.arguments[0] if call.arguments else ".*"
+    return f'Listing plugins with pattern "{pattern}" ...'
+
+
+def _is_enabled(call: Call) -> str:
+    there = _plugins(call)
+    missing = [name for name in call.arguments if name not in there]
+    one = len(call.arguments) == 1
+    if missing:
+        names = ", ".join(missing)
+        which = f"Plugin {names} is" if len(missing) == 1 else f"Plugins {names} are"
+        known = ", ".join(there)
+        text = f"{which} not enabled on node {call.node}. Enabled plugins and dependencies: {known}"
+        raise failed(text)
+    names = ", ".join(call.arguments)
+    which = f"Plugin {names} is" if one else f"Plugins {names} are"
+    return f"{which} enabled on node {call.node}"
+
+
+def _change_plugins(call: Call) -> Answer:
+    """Enabling what is there changes nothing; the rest is a matter of the node's settings."""
+    missing = [name for name in call.arguments if name not in _plugins(call)]
+    if missing or call.options.get("all"):
+        raise failed(
+            f"{', '.join(missing) or 'all'}: plugins of this node are chosen by its setting"
+            " plugins.enabled"
+        )
+    return "Plugin configuration unchanged."
+
+
+# -- What there is not -------------------------------------------------------------------------
+
+_NO_ERLANG = "this node does not run on Erlang"
+_REFUSED = {
+    "eval": (_NO_ERLANG, BOTH),
+    "eval_file": (_NO_ERLANG, BOTH),
+    "exec": (_NO_ERLANG, BOTH),
+    "remote_shell": (_NO_ERLANG, (DIAGNOSTICS,)),
+    "observer": (_NO_ERLANG, (DIAGNOSTICS,)),
+    "erlang_cookie_hash": (_NO_ERLANG, (DIAGNOSTICS,)),
+    "erlang_cookie_sources": (_NO_ERLANG, (DIAGNOSTICS,)),
+    "runtime_thread_stats": (_NO_ERLANG, (DIAGNOSTICS,)),
+    "maybe_stuck": (_NO_ERLANG, (DIAGNOSTICS,)),
+    "force_gc": (_NO_ERLANG, (CTL,)),
+    "hipe_compile": (_NO_ERLANG, (CTL,)),
+    "schema_info": ("there is no Mnesia here", (DIAGNOSTICS,)),
+    "change_cluster_node_type": ("every node keeps its data on disk", (CTL,)),
+    "rename_cluster_node": ("a node keeps its name", (CTL,)),
+    "update_cluster_nodes": ("nodes learn of each other from etcd", (CTL,)),
+    "join_cluster": ("a node joins a cluster when it is started: serve --cluster", (CTL,)),
+    "stop_app": ("stop the node instead: stop", (CTL,)),
+    "start_app": ("start the node instead: amqpbroker serve", (CTL,)),
+    "reset": ("stop the node, and start it with another data directory", (CTL,)),
+    "force_reset": ("stop the node, and start it with another data directory", (CTL,)),
+    "force_boot": ("a node starts whether the others run or not", (CTL,)),
+    "rotate_logs": ("This command does not rotate logs anymore [deprecated]", (CTL,)),
+}
+
+
+def _refused(name: str, why: str, tools: tuple[str, ...]) -> Command:
+    def run(call: Call) -> Answer:
+        raise CommandFailed(EXIT_UNAVAILABLE, f"Error:\n{name} is not supported: {why}")
+
+    return Command(
+        name=name,
+        run=run,
+        usage="[<argument> ...]",
+        description=f"Not supported: {why}",
+        section="deprecated",
+        most=None,
+        switches={"offline": bool, "disc": bool, "ram": bool, "interval": int},
+        tools=tools,
+    )
+
+
+_EVERYWHERE = (*BOTH, PLUGINS)
+_PLUGIN_SWITCHES: dict[str, Any] = {"offline": bool, "online": bool, "all": bool, **TIMED}
+
+COMMANDS = (
+    Command(
+        name="version",
+        run=_version,
+        description="Displays CLI tools version",
+        section="help",
+        tools=_EVERYWHERE,
+    ),
+    Command(
+        name="environment",
+        run=_environment,
+        description="Displays the name and value of each variable in the application environment"
+        " for each running application",
+        section="configuration",
+        banner=lambda call: f"Application environment of node {call.node} ...",
+        tools=BOTH,
+    ),
+    Command(
+        name="list_feature_flags",
+        run=_list_feature_flags,
+        usage="[<column> ...]",
+        description="Lists feature flags",
+        section="feature_flags",
+        most=None,
+        switches=TIMED,
+        banner="Listing feature flags ...",
+        tools=BOTH,
+        formatter="table",
+    ),
+    Command(
+        name="enable_feature_flag",
+        run=_enable_feature_flag,
+        usage="<all | feature_flag>",
+        description="Enables a feature flag or all supported feature flags on the target node",
+        section="feature_flags",
+        least=1,
+        most=1,
+        switches={"experimental": bool},
+        banner=lambda call: (
+            "Enabling all feature flags ..."
+            if call.arguments[0] == "all"
+            else f'Enabling feature flag "{call.arguments[0]}" ...'
+        ),
+    ),
+    Command(
+        name="trace_on",
+        run=_trace(True),
+        usage="[--vhost <vhost>]",
+        section="virtual_hosts",
+        defaults={"vhost": "/"},
+        banner='Starting tracing for vhost "{vhost}" ...',
+    ),
+    Command(
+        name="trace_off",
+        run=_trace(False),
+        usage="[--vhost <vhost>]",
+        section="virtual_hosts",
+        defaults={"vhost": "/"},
+        banner='Stopping tracing for vhost "{vhost}" ...',
+    ),
+    Command(
+        name="list",
+        run=_list_plugins,
+        usage="[pattern] [--verbose] [--minimal] [--enabled] [--implicitly-enabled]",
+        description="Lists plugins and their state",
+        section="plugin_management",
+        most=1,
+        switches={
+            "verbose": bool,
+            "minimal": bool,
+            "enabled": bool,
+            "implicitly_enabled": bool,
+            **TIMED,
+        },
+        aliases={"v": "verbose", "m": "minimal", "E": "enabled", "e": "implicitly_enabled"},
+        banner=_list_banner,
+        tools=(PLUGINS,),
+    ),
+    Command(
+        name="is_enabled",
+        run=_is_enabled,
+        usage="<plugin1> [ <plugin2>] [--offline] [--online]",
+        description="Health check that exits with a non-zero code if provided plugins are not"
+        " enabled on target node",
+        section="plugin_management",
+        least=1,
+        most=None,
+        switches=_PLUGIN_SWITCHES,
+        banner=lambda call: "Asking node {} if plugin{} {} {} enabled...".format(
+            call.node,
+            "s" if len(call.arguments) > 1 else "",
+            ", ".join(call.arguments),
+            "are" if len(call.arguments) > 1 else "is",
+        ),
+        tools=(PLUGINS,),
+    ),
+    *(
+        Command(
+            name=name,
+            run=_change_plugins,
+            usage="<plugin1> [ <plugin2>] | --all [--offline] [--online]",
+            description=description,
+            section="plugin_management",
+            most=None,
+            switches=_PLUGIN_SWITCHES,
+            tools=(PLUGINS,),
+        )
+        for name, description in (
+            ("enable", "Enables one or more plugins"),
+            ("disable", "Disables one or more plugins"),
+            ("set", "Enables one or more plugins, disables the rest"),
+        )
+    ),
+    *(_refused(name, *rest) for name, rest in _REFUSED.items()),
+)

@@ -5,11 +5,11 @@ PREFIX secret      32 octets by which its nodes prove to each other that they be
 PREFIX inc/NODE    which disk the node has, and how often it was started; it stays
 PREFIX n/NODE      the node is up, and where; it goes with the node's lease
 
-NODE is percent-encoded; values are JSON, but for the secret.
+Names are percent-encoded; values are JSON, but for the secret.
 """
 
 from typing import TypeVar
-from urllib.parse import quote, unquote
+from urllib.parse import quote, unquote_to_bytes
 
 import attrs
 import msgspec
@@ -26,8 +26,8 @@ class Meta(msgspec.Struct, frozen=True):
     cluster_id: str
     schema: int = SCHEMA
     uploader: str = ""
-    """The disk of a node that brings its own definitions along: until they are all there, nobody
-    else begins."""
+    """The disk of the node that brings the first definitions: until they are there, no other node
+    begins."""
 
 
 class Incarnation(msgspec.Struct, frozen=True):
@@ -102,11 +102,11 @@ class Keys:
 
     def node_of(self, key: bytes) -> str:
         """The node that one of the latter two is about."""
-        return unquote(key.rpartition(b"/")[2].decode())
+        return unquote_to_bytes(key.rpartition(b"/")[2]).decode("utf-8", "surrogateescape")
 
 
 def _encode(name: str) -> str:
-    return quote(name, safe="@")
+    return quote(name.encode("utf-8", "surrogateescape"), safe="")
 
 
 Record = Meta | Incarnation | Member

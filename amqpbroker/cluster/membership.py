@@ -61,7 +61,7 @@ class Membership:
         self.secret = b""
         """After `find`: what only the nodes of the cluster have."""
         self.uploads = False
-        """After `find`: this node is to bring its definitions, and then to call `uploaded`."""
+        """After `find`: the first definitions are up to this node, which then calls `uploaded`."""
         self.incarnation = 0
         """After `begin`: which life of the node this is."""
         self.lease_deadline_s = 0.0
@@ -83,16 +83,15 @@ class Membership:
 
     # -- joining -------------------------------------------------------------------------------
 
-    async def find(self, known: str = "", *, has_definitions: bool = False) -> None:
+    async def find(self, known: str = "") -> None:
         """Find the cluster; one that is not there yet begins with this node.
 
-        ``known`` is the id of the cluster that the node's disk belongs to, if it does to any.
-        Otherwise ``has_definitions`` says whether the node would bring some: that it can to a new
-        cluster only. Waits for the store as long as that is away, and for another node that brings
-        its definitions. Raises `ConfigError` or `DataError` when this is not where it belongs.
+        ``known`` is the id of the cluster that the node's disk belongs to, if it does to any. Waits
+        for the store as long as that is away, and for another node that brings the first
+        definitions. Raises `ConfigError` or `DataError` when this is not where it belongs.
         """
         while True:
-            item = await self._insist(lambda: self._find_meta(known, has_definitions))
+            item = await self._insist(lambda: self._find_meta(known))
             meta = self._read_meta(item)
             if meta.uploader in ("", self._disk_id):
                 break
@@ -104,17 +103,11 @@ class Membership:
                 f" named '{self._cluster}' here ({meta.cluster_id}): start the node with the"
                 " --cluster and --cluster-name it had, or with an empty --data-dir"
             )
-        if has_definitions and not known and not meta.uploader:
-            raise ConfigError(
-                f"the data directory has definitions of its own, and cluster '{self._cluster}' has"
-                " others: start the node with an empty --data-dir, or with"
-                " --join-discarding-definitions, which puts the old one aside"
-            )
         self.cluster_id, self._meta = meta.cluster_id, item
         self.uploads = bool(meta.uploader)
         self.secret = await self._insist(self._find_secret)
 
-    async def _find_meta(self, known: str, has_definitions: bool) -> KeyValue:
+    async def _find_meta(self, known: str) -> KeyValue:
         """What there is of the cluster; made new where there is nothing."""
         while (item := (await self._store.get(self.keys.meta)).item) is None:
             if known:
@@ -123,8 +116,7 @@ class Membership:
                     " store knows nothing of it: if it is the right one, and has lost its data,"
                     " restore it from a backup; else say which with --cluster"
                 )
-            cluster_id = new_id(self._world.random)
-            meta = Meta(cluster_id, uploader=self._disk_id if has_definitions else "")
+            meta = Meta(new_id(self._world.random), uploader=self._disk_id)
             await self._store.txn([absent(self.keys.meta)], [Put(self.keys.meta, encode(meta))])
         return item
 
@@ -145,7 +137,7 @@ class Membership:
         return item.value
 
     async def uploaded(self) -> None:
-        """The definitions that this node brings are there: others may begin."""
+        """The first definitions are there: others may begin."""
 
         async def say() -> None:
             meta = msgspec.structs.replace(self._read_meta(self._meta), uploader="")

@@ -46,6 +46,8 @@ def process(
 
 async def join(membership: Membership, known: str = "") -> Membership:
     await membership.find(known)
+    if membership.uploads:
+        await membership.uploaded()
     await membership.begin(is_known=bool(known))
     await membership.announce(WHERE)
     return membership
@@ -120,6 +122,7 @@ async def test_each_start_is_a_new_incarnation(etcd: SimEtcd, store: SimEtcdClie
 async def test_a_start_that_crashed_before_it_was_told_counts_all_the_same(etcd: SimEtcd) -> None:
     crashed = process(etcd)
     await crashed.find()
+    await crashed.uploaded()
     await crashed.begin(is_known=False)
     again = await join(process(etcd), crashed.cluster_id)
 
@@ -140,7 +143,7 @@ def test_addresses_may_be_of_any_kind() -> None:
 def test_names_are_encoded_in_keys() -> None:
     keys = Keys.of("my/cluster")
     assert keys.prefix == b"/my%2Fcluster/v1/"
-    assert keys.member("rabbit@ö/a") == b"/my%2Fcluster/v1/n/rabbit@%C3%B6%2Fa"
+    assert keys.member("rabbit@ö/a") == b"/my%2Fcluster/v1/n/rabbit%40%C3%B6%2Fa"
     assert keys.node_of(keys.member("rabbit@ö/a")) == "rabbit@ö/a"
 
 
@@ -258,28 +261,15 @@ async def test_a_node_that_was_forgotten_may_come_with_an_empty_disk_only(
 # -- bringing definitions ----------------------------------------------------------------------
 
 
-async def test_definitions_come_along_into_a_new_cluster_only(etcd: SimEtcd) -> None:
-    first = process(etcd)
-    await first.find(has_definitions=True)
-    assert first.uploads
-    await first.uploaded()
-
-    text = await refusal_of(
-        process(etcd, "rabbit@b", "disk b").find(has_definitions=True), ConfigError
-    )
-    assert "--join-discarding-definitions" in text
-
-
-async def test_nobody_begins_before_the_definitions_are_there(etcd: SimEtcd) -> None:
+async def test_nobody_begins_before_the_first_definitions_are_there(etcd: SimEtcd) -> None:
     first, second = process(etcd), process(etcd, "rabbit@b", "disk b")
-    await first.find(has_definitions=True)
+    await first.find()
+    assert first.uploads
     async with trio.open_nursery() as nursery:
         nursery.start_soon(second.find)
         await trio.sleep(10)
         assert not second.cluster_id
         await first.uploaded()
-        with trio.move_on_after(5):
-            await trio.sleep(4)
 
     assert second.cluster_id == first.cluster_id
     assert not second.uploads
@@ -287,9 +277,9 @@ async def test_nobody_begins_before_the_definitions_are_there(etcd: SimEtcd) -> 
 
 async def test_an_upload_that_was_broken_off_is_gone_on_with(etcd: SimEtcd) -> None:
     crashed = process(etcd)
-    await crashed.find(has_definitions=True)
+    await crashed.find()
     unsigned, signed = process(etcd), process(etcd)
-    await unsigned.find(has_definitions=True)
+    await unsigned.find()
     await signed.find(crashed.cluster_id)
     assert unsigned.uploads
     assert signed.uploads

@@ -8,6 +8,7 @@ PREFIX n/NODE      the node is up, and where; it goes with the node's lease
 Names are percent-encoded; values are JSON, but for the secret.
 """
 
+import random
 from typing import TypeVar
 from urllib.parse import quote, unquote_to_bytes
 
@@ -125,3 +126,8 @@ def decode(key: bytes, value: bytes, kind: type[_Record]) -> _Record:
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         name = key.decode(errors="replace")
         raise DataError(f"the key {name} in the cluster's store makes no sense: {error}") from error
+
+
+def new_id(rng: random.Random) -> str:
+    """An id that nothing else has: of a cluster, or of a disk."""
+    return rng.randbytes(16).hex()

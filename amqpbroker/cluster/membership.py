@@ -7,7 +7,6 @@ clock decides who a node is. The lease says only that it is up.
 """
 
 import logging
-import random
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -15,7 +14,16 @@ import msgspec
 import trio
 
 from amqpbroker.cluster.etcd.contract import Get, KeyValue, KeyValueStore, Put, absent, unchanged
-from amqpbroker.cluster.members import SCHEMA, Incarnation, Keys, Member, Meta, decode, encode
+from amqpbroker.cluster.members import (
+    SCHEMA,
+    Incarnation,
+    Keys,
+    Member,
+    Meta,
+    decode,
+    encode,
+    new_id,
+)
 from amqpbroker.errors import (
     ConfigError,
     DataError,
@@ -40,11 +48,6 @@ _RETRY_S = 0.5
 _WAIT_S = 1.0
 _LEAVE_S_MAX = 2.0
 _SECRET_BYTES = 32
-
-
-def new_id(rng: random.Random) -> str:
-    """An id that nothing else has: of a cluster, or of a disk."""
-    return rng.randbytes(16).hex()
 
 
 class Membership:
@@ -247,7 +250,7 @@ class Membership:
         if not self._lease:
             sent_s = self._world.clock.monotonic_s()
             lease = await self._store.grant_lease(LEASE_S)
-            self._lease = lease.id
+            self._lease, self._is_told = lease.id, False
             self._rely_on(sent_s, lease.ttl_s)
         key = self.keys.incarnation(self._node)
         put = Put(self.keys.member(self._node), encode(self._member), lease=self._lease)

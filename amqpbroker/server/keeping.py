@@ -11,6 +11,7 @@ import trio
 from amqpbroker.broker.broker import Broker
 from amqpbroker.cluster.catalog import Catalog
 from amqpbroker.cluster.coordinator import EmbeddedCoordinator
+from amqpbroker.cluster.members import new_id
 from amqpbroker.cluster.records import decode_change
 from amqpbroker.definitions import QueueDefinition
 from amqpbroker.errors import DataError, DefinitionError
@@ -51,7 +52,8 @@ class Keeping:
                     " version that has written it, or a newer one"
                 ) from error
 
-        store = await Store.open(world.disk, folder, name, WAITING_BYTES_MAX, salt, read)
+        uuid = new_id(world.random)
+        store = await Store.open(world.disk, folder, name, WAITING_BYTES_MAX, salt, read, uuid)
         catalog.newest_log_id = max(catalog.newest_log_id, store.newest_log_id)
         return cls(store, catalog)
 

@@ -52,7 +52,11 @@ class Owner:
     """Whose a data directory is, and in which format."""
 
     name: str
-    format: int
+    format: int = FORMAT_VERSION
+    uuid: str = ""
+    """Tells it from all others; those that were made before there were clusters may have none."""
+    cluster: str = ""
+    """The id of the cluster that it belongs to; empty: to none."""
 
 
 def owner_of(disk: Disk, folder: str) -> Owner | None:
@@ -94,8 +98,12 @@ def _read_sign(disk: Disk, folder: str) -> Owner:
     try:
         said = json.loads(file.read(0, file.size_bytes))
         name, version = said["name"], said["format"]
-        if not isinstance(name, str) or type(version) is not int or version < 1:
-            raise ValueError(f"name {name!r}, format {version!r}")
+        uuid, cluster = said.get("uuid", ""), said.get("cluster", "")
+        is_text = all(isinstance(each, str) for each in (name, uuid, cluster))
+        if not is_text or type(version) is not int or version < 1:
+            raise ValueError(
+                f"name {name!r}, format {version!r}, uuid {uuid!r}, cluster {cluster!r}"
+            )
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(
             f"{path} cannot be read ({_said(error)}): it should say"
@@ -109,7 +117,7 @@ def _read_sign(disk: Disk, folder: str) -> Owner:
             f"the data directory {folder} has format {version}, and this version reads"
             f" {FORMAT_VERSION}: start it with the version that has written it, or a newer one"
         )
-    return Owner(name, version)
+    return Owner(name, version, uuid, cluster)
 
 
 def _said(error: Exception) -> str:
@@ -117,13 +125,22 @@ def _said(error: Exception) -> str:
     return f"there is no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
 
 
-def look(disk: Disk, folder: str, name: str) -> Owner | None:
-    """As `owner_of`, for the node ``name``, which must be the owner, and have room to write."""
+def look(disk: Disk, folder: str, name: str, is_alone: bool) -> Owner | None:
+    """As `owner_of`, for the node ``name``, which must be the owner, and have room to write.
+
+    ``is_alone``: it is started without a cluster.
+    """
     owner = owner_of(disk, folder)
     if owner is not None and owner.name != name:
         raise DataError(
             f"the data directory {folder} belongs to node {owner.name}, and this one is {name}:"
             " start it with that --name, or choose another with --data-dir"
+        )
+    if owner is not None and owner.cluster and is_alone:
+        raise DataError(
+            f"the data directory {folder} belongs to a node of a cluster ({owner.cluster}), which"
+            " has its definitions: start it with the --cluster it had, or choose another with"
+            " --data-dir"
         )
     try:
         disk.names(f"{folder}/{_DEEPEST}")
@@ -157,25 +174,27 @@ def _outer(path: str) -> str:
     return posixpath.dirname(path) or "."
 
 
-async def enter(disk: Disk, folder: str, name: str, undo: ExitStack) -> tuple[File, bool]:
+async def enter(
+    disk: Disk, folder: str, name: str, is_alone: bool, undo: ExitStack
+) -> tuple[File, Owner | None]:
     """Lock the data directory of the node ``name``; if it is yet to be made, make all but the sign.
 
-    The lock, and whether it is to be made; ``undo`` learns how to take it back. Raises `DataError`
-    and `OSError`.
+    The lock, and whose it is; None: it is yet to be made. ``undo`` learns how to take back what was
+    done. Raises `DataError` and `OSError`.
     """
-    if look(disk, folder, name) is None:
+    if look(disk, folder, name, is_alone) is None:
         _make_folder(disk, folder, undo)
     lock = _lock(disk, folder, undo)
-    is_new = look(disk, folder, name) is None  # Another may just have made it.
-    if is_new:
+    owner = look(disk, folder, name, is_alone)  # Another may just have made it.
+    if owner is None:
         undo.callback(_remove, disk, f"{folder}/{_LOCK}")
         _make_folder(disk, f"{folder}/{_WAL}", undo)
     _make_folder(disk, f"{folder}/{_QUEUES}", undo)
-    if is_new:
+    if owner is None:
         await _sync_names(disk, f"{folder}/{_WAL}")
     for inner in (_WAL, _QUEUES):
         _try_to_write(disk, f"{folder}/{inner}")
-    return lock, is_new
+    return lock, owner
 
 
 def _make_folder(disk: Disk, path: str, undo: ExitStack) -> None:
@@ -247,19 +266,27 @@ def _try_to_write(disk: Disk, folder: str) -> None:
         disk.remove(path)
 
 
-async def sign(disk: Disk, folder: str, name: str, undo: ExitStack) -> None:
-    """Say that a data directory is the node's ``name``: from now on it is. Raises `OSError`."""
+async def sign(disk: Disk, folder: str, owner: Owner) -> None:
+    """Say whose a data directory is: from now on it is. Raises `OSError`."""
     path, draft_path = f"{folder}/{_SIGN}", f"{folder}/{_DRAFT}"
     draft = disk.open(draft_path, create=True)
-    undo.callback(_remove, disk, draft_path)
-    undo.callback(draft.close)
-    draft.truncate(0)
-    draft.append(json.dumps({"name": name, "format": FORMAT_VERSION}).encode())
-    await draft.sync()
-    draft.close()
-    disk.rename(draft_path, path)
-    undo.callback(_remove, disk, path)
+    try:
+        draft.truncate(0)
+        said = {name: value for name, value in attrs.asdict(owner).items() if value}
+        draft.append(json.dumps(said).encode())
+        await draft.sync()
+        draft.close()
+        disk.rename(draft_path, path)
+    except BaseException:
+        draft.close()
+        _remove(disk, draft_path)
+        raise
     await disk.sync_folder(folder)
+
+
+def unsign(disk: Disk, folder: str) -> None:
+    """Take back `sign` of a data directory that was being made, if it came so far."""
+    _remove(disk, f"{folder}/{_SIGN}")
 
 
 @contextmanager

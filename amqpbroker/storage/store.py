@@ -8,6 +8,7 @@ import attrs
 
 from amqpbroker.errors import DataError
 from amqpbroker.storage import directory
+from amqpbroker.storage.directory import Owner
 from amqpbroker.storage.disk_log import DiskLog, LogState, Waiting
 from amqpbroker.storage.faults import Damage, must_work
 from amqpbroker.storage.format import FormatError
@@ -39,6 +40,7 @@ class Store:
         self,
         disk: Disk,
         folder: str,
+        owner: Owner,
         lock: File,
         recovered: Recovered,
         newest_log_id: int,
@@ -51,6 +53,10 @@ class Store:
         self.wal = Wal(
             disk, f"{folder}/wal", recovered.number + 1, recovered.batch, recovered.paths, salt
         )
+        self.knows_definitions = recovered.knows_definitions
+        """Whether they were all read."""
+        self.owner = owner
+        """Whose the directory is."""
         self._disk = disk
         self._folder = folder
         self._lock = lock
@@ -71,25 +77,37 @@ class Store:
         waiting_bytes_max: int = WAITING_BYTES_MAX,
         salt: int = 0,
         see: Callable[[list[bytes]], None] = lambda lines: None,
+        uuid: str = "",
+        is_alone: bool = True,
     ) -> "Store":
         """Open the data directory of the node ``name``, or make one.
 
         ``salt`` is a number of 32 bits that nobody can guess (see `Wal`). ``see`` is shown the
-        lines of definitions, and may raise `DataError`.
+        lines of definitions, and may raise `DataError`. A directory that is made is told from all
+        others by ``uuid``. ``is_alone``: the node is started without a cluster.
         Raises `DataError` if it is not to be used: it says why, and what to do; nothing that was
         there is changed then.
         """
         with ExitStack() as undo, directory.refusals(disk, folder):
-            lock, is_new = await directory.enter(disk, folder, name, undo)
-            recovered = read_wal(disk, folder)
+            lock, owner = await directory.enter(disk, folder, name, is_alone, undo)
+            recovered = read_wal(disk, folder, owner)
             see(recovered.definitions)
             if recovered.torn is not None:
                 await _cut(disk, *recovered.torn)
-            if is_new:
-                await directory.sign(disk, folder, name, undo)
+            if owner is None:
+                owner = Owner(name, uuid=uuid)
+                undo.callback(directory.unsign, disk, folder)
+                await directory.sign(disk, folder, owner)
             ids = recovered.logs.keys() | set(log_ids(disk, folder))
             undo.pop_all()
-        return cls(disk, folder, lock, recovered, max(ids, default=0), waiting_bytes_max, salt)
+        newest = max(ids, default=0)
+        return cls(disk, folder, owner, lock, recovered, newest, waiting_bytes_max, salt)
+
+    async def sign(self, owner: Owner) -> None:
+        """Say anew whose the directory is. Raises `DataError`."""
+        with directory.refusals(self._disk, self._folder):
+            await directory.sign(self._disk, self._folder, owner)
+        self.owner = owner
 
     @must_work()
     def open_log(self, log_id: int, is_async: bool = False) -> DiskLog:
@@ -219,19 +237,27 @@ class Store:
         self._lock.close()
 
 
-def read_wal(disk: Disk, folder: str) -> Recovered:
+def read_wal(disk: Disk, folder: str, owner: Owner | None = None) -> Recovered:
     """What the write-ahead log of the data directory ``folder`` has kept.
 
-    Raises `DataError` if it cannot be used, and `OSError`.
+    Raises `DataError` if it cannot be used, and `OSError`. A node of a cluster has the definitions
+    from there.
     """
     try:
         recovered = recover(disk, f"{folder}/wal")
     except FormatError as error:
         raise DataError(str(error)) from error
-    if not recovered.knows_definitions and (
-        recovered.damages
-        or recovered.batch > 1
-        or any(segment_numbers(disk, log_folder(folder, each)) for each in log_ids(disk, folder))
+    is_alone = owner is None or not owner.cluster
+    if (
+        is_alone
+        and not recovered.knows_definitions
+        and (
+            recovered.damages
+            or recovered.batch > 1
+            or any(
+                segment_numbers(disk, log_folder(folder, each)) for each in log_ids(disk, folder)
+            )
+        )
     ):
         at = recovered.damages[0] if recovered.damages else f"{folder}/wal says nothing of them"
         raise DataError(

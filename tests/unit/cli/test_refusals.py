@@ -118,6 +118,14 @@ def test_a_directory_of_another_node(data: Path) -> None:
     )
 
 
+def test_a_directory_of_a_cluster(data: Path) -> None:
+    sign = json.loads((data / "node.json").read_text())
+    assert len(sign["uuid"]) == 32
+    (data / "node.json").write_text(json.dumps(sign | {"cluster": "0123"}))
+
+    refused(data, "belongs to a node of a cluster (0123)", "--cluster it had", around=data)
+
+
 def test_a_directory_of_a_newer_format(data: Path) -> None:
     (data / "node.json").write_text(json.dumps({"name": NAME, "format": FORMAT_VERSION + 1}))
 

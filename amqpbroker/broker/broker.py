@@ -8,6 +8,7 @@ import attrs
 
 from amqpbroker import __version__
 from amqpbroker.broker.access import Access, hash_password, is_loopback, password_matches
+from amqpbroker.broker.counts import Churn
 from amqpbroker.broker.deadlines import Deadlines
 from amqpbroker.broker.keeper import QueueKeeper
 from amqpbroker.broker.turn import Turn
@@ -98,6 +99,7 @@ class Broker:
         self.held_sessions: dict[Session, None] = {}
         """Those that are not read for now."""
         self.uncommitted_bytes = 0
+        self.churn = Churn()
         self.alarms: tuple[str, ...] = ()
         """Resources that run low ("memory"), in RabbitMQ's words."""
 

@@ -74,10 +74,11 @@ class Channel:
         self.parked_consumers: dict[ChannelConsumer, None] = {}
         self.reply_consumer: ReplyConsumer | None = None
         self.last_queue: str | None = None
-        self._consumers: dict[str, ChannelConsumer] = {}
+        self.consumers: dict[str, ChannelConsumer] = {}
         self._leaving: ChannelConsumer | None = None
         self._held_notices: list[Frame] | None = None
         self._outbox_bytes_max = session.broker.limits.outbox_bytes_max
+        session.broker.churn.channels_created += 1
 
     # -- events --------------------------------------------------------------------------------
 
@@ -160,8 +161,8 @@ class Channel:
         """End: consumers go, what is unsettled goes back to its queues; octets that were parked."""
         if self._leaving is not None:
             self._leave(self._leaving)
-        while self._consumers:
-            self._leave(self._consumers.popitem()[1])
+        while self.consumers:
+            self._leave(self.consumers.popitem()[1])
         if self.reply_consumer is not None:
             self._close_replies(self.reply_consumer)
         if self.transaction is not None:
@@ -170,6 +171,8 @@ class Channel:
         taken, _ = self.unsettled.take_up_to(0)
         Returning(taken, self.turn)
         self.publisher.close()
+        self.vhost.counts.publisher_gone(self.publisher)
+        self.session.broker.churn.channels_closed += 1
         del self.publisher  # Nothing leads in a circle: the channel is freed at once.
         size = sum(size for _, size in self.parked)
         self.parked.clear()
@@ -317,11 +320,10 @@ class Channel:
         queue = self.queue_to_read(method.queue)
         arguments: Arguments = method.arguments or {}
         check_consume(queue.definition, arguments)
-        priority = arguments.get("x-priority", 0)
-        consumer = ChannelConsumer(self, queue, tag, method.no_ack, method.exclusive, priority)
+        consumer = ChannelConsumer(self, queue, tag, method.no_ack, method.exclusive, arguments)
 
         def reply(_: None) -> None:
-            self._consumers[tag] = consumer
+            self.consumers[tag] = consumer
             if not method.nowait:
                 self.send(commands.Basic.ConsumeOk(tag))
 
@@ -332,9 +334,9 @@ class Channel:
         limit = self.session.broker.limits.consumers_per_channel_max
         tag = method.consumer_tag or self.generate_name("amq.ctag-")
         replies = self.reply_consumer
-        if tag in self._consumers or (replies is not None and replies.tag == tag):
+        if tag in self.consumers or (replies is not None and replies.tag == tag):
             raise NotAllowed(f"attempt to reuse consumer tag '{tag}'")
-        if len(self._consumers) >= limit:
+        if len(self.consumers) >= limit:
             raise NotAllowed(f"reached maximum ({limit}) of consumers per channel")
         return tag
 
@@ -350,7 +352,7 @@ class Channel:
 
     def _cancel(self, method: commands.Basic.Cancel) -> None:
         tag = method.consumer_tag or ""
-        consumer = self._leaving = self._consumers.pop(tag, None)
+        consumer = self._leaving = self.consumers.pop(tag, None)
         gone = None
         if consumer is not None:
             gone = consumer.queue.cancel(consumer)
@@ -376,7 +378,7 @@ class Channel:
 
     def consumer_cancelled(self, consumer: ChannelConsumer) -> None:
         """The queue is gone; a peer that can bear it is told so (consumer_cancel_notify)."""
-        if self._consumers.pop(consumer.tag, None) is None:
+        if self.consumers.pop(consumer.tag, None) is None:
             return
         self.parked_consumers.pop(consumer, None)
         if self.session.connection.capabilities.get("consumer_cancel_notify") is True:

@@ -60,6 +60,8 @@ class ConfirmWindow:
         nack: Callable[[int, bool], None],
     ) -> None:
         self.confirming = False
+        self.published_count = 0
+        """Messages that were published, confirmed or not."""
         self.has_lost = False
         """Whether some message was refused; who wants to know of new ones sets it back."""
         self._wake = wake
@@ -77,6 +79,7 @@ class ConfirmWindow:
         """Messages went to ``targets`` (none, if they were unroutable)."""
         first = 0
         count = len(raws)
+        self.published_count += count
         if self.confirming:
             first = self._next
             self._next += count
@@ -94,6 +97,17 @@ class ConfirmWindow:
         self._account(size)
         self._open.append(_Run(first, count, size, targets))
         lagging.when_committed(self._committed)
+
+    @property
+    def unconfirmed_count(self) -> int:
+        """Messages for which a confirm is due."""
+        waiting = sum(run.count for run in self._open if run.first)
+        return waiting + sum(last - first + 1 for first, last in self._early)
+
+    @property
+    def confirmed_count(self) -> int:
+        """Messages that were confirmed, or refused."""
+        return self._next - 1 - self.unconfirmed_count
 
     def when_clear(self, call: Callable[[], None]) -> None:
         """Call once, when everything published is committed; at once, if it is."""

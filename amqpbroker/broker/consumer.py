@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from amqpbroker.broker.unsettled import Delivered
+from amqpbroker.definitions import Arguments
 from amqpbroker.message import Batch, Origin
 from amqpbroker.protocol.content import (
     delivery_prefix,
@@ -82,25 +83,26 @@ class ChannelConsumer(Consumer):
         tag: str,
         no_ack: bool,
         exclusive: bool,
-        priority: int,
+        arguments: Arguments,
     ) -> None:
         self.queue = queue
         self.tag = tag
         self.no_ack = no_ack
         self.exclusive = exclusive
-        self.priority = priority
+        self.arguments = arguments
+        self.priority: int = arguments.get("x-priority", 0)
         self.prefetch = channel.prefetch_for_new
         self.unsettled = 0
-        self._channel = channel
+        self.channel = channel
         self._deliverer = Deliverer(channel, tag)
 
     @property
     def shares_credit(self) -> bool:
-        return bool(self._channel.prefetch) and not self.no_ack
+        return bool(self.channel.prefetch) and not self.no_ack
 
     @property
     def credit(self) -> int:
-        channel = self._channel
+        channel = self.channel
         if channel.congested:
             return 0
         room = channel.prefetch - channel.unsettled_count if channel.prefetch else NO_LIMIT
@@ -112,14 +114,14 @@ class ChannelConsumer(Consumer):
     def deliver(self, queue: Queue, indexes: range, batch: Batch, redelivered: bool) -> None:
         tag = self._deliverer.send(batch, redelivered)
         if not self.no_ack:
-            self._channel.unsettled.add(Delivered(tag, indexes, queue, self))
+            self.channel.unsettled.add(Delivered(tag, indexes, queue, self))
             self.unsettled += len(indexes)
-            self._channel.unsettled_count += len(indexes)
+            self.channel.unsettled_count += len(indexes)
 
     def park(self) -> None:
-        self._channel.parked_consumers[self] = None
-        if self._channel.congested:
-            self._channel.session.congested[self._channel] = None
+        self.channel.parked_consumers[self] = None
+        if self.channel.congested:
+            self.channel.session.congested[self.channel] = None
 
     def cancelled(self) -> None:
-        self._channel.consumer_cancelled(self)
+        self.channel.consumer_cancelled(self)

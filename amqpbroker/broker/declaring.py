@@ -87,6 +87,7 @@ def declare_queue(asker: Asker, wanted: QueueDefinition) -> Queue | Pending[Queu
     asker.check("configure", "queue", wanted.name)
     if wanted.name not in asker.vhost.queues:
         _check_new_queue(asker, wanted)
+    asker.vhost.counts.queues_declared += 1
     return asker.vhost.declare_queue(wanted, asker.owner)
 
 

@@ -49,12 +49,21 @@ class Route:
     It holds while ``source`` has ``version``.
     """
 
+    exchange: Exchange
     source: Exchange | Destination
     version: int
     origin: Origin
     queues: tuple[Destination, ...]
     work: int
     """What finding it costs each time, in messages: 0 if it is remembered."""
+
+
+@attrs.define(eq=False)
+class PublisherCounts:
+    """Messages that nobody wanted: they went back, or were dropped."""
+
+    returned: int = 0
+    dropped: int = 0
 
 
 class Publisher:
@@ -67,6 +76,7 @@ class Publisher:
         self._routes_max = channel.session.broker.limits.routes_per_channel_max
         self._routes: dict[bytes, Route] = {}
         self._seen: set[bytes] = set()
+        self.counts = PublisherCounts()
         self.window = ConfirmWindow(
             channel.turn.confirm, self._session.account, channel.confirm, channel.refuse
         )
@@ -83,7 +93,8 @@ class Publisher:
         if origin.traits is not traits.kept:
             origin = self._origin(method, traits)
         raws = self._a_turn_of(event, len(route.queues))
-        return route.work + self._hand_over(Outgoing(origin, raws, route.queues, method.mandatory))
+        outgoing = Outgoing(origin, raws, route.queues, method.mandatory)
+        return route.work + self._hand_over(outgoing, route.exchange)
 
     def _a_turn_of(self, event: Publish, queue_count: int) -> list[bytes]:
         """As many of the messages as a turn takes; the rest comes back before all else."""
@@ -94,7 +105,10 @@ class Publisher:
             raws = raws[:part]
         return raws
 
-    def _hand_over(self, outgoing: Outgoing) -> int:
+    def _hand_over(self, outgoing: Outgoing, exchange: Exchange) -> int:
+        count = len(outgoing.raws)
+        exchange.published_in += count
+        exchange.published_out += count * len(outgoing.queues)
         transaction = self._channel.transaction
         if transaction is not None:
             transaction.publish(outgoing)
@@ -109,7 +123,10 @@ class Publisher:
         for queue in outgoing.queues:
             targets.append((queue, queue.publish(origin, raws)))
         if outgoing.mandatory and all(isinstance(to, ReplyConsumer) for to in outgoing.queues):
+            self.counts.returned += len(raws)
             self._return(origin, raws)
+        elif not targets:
+            self.counts.dropped += len(raws)
         self.window.published(raws, targets)
 
     def _return(self, origin: Origin, raws: list[bytes]) -> None:
@@ -151,7 +168,7 @@ class Publisher:
         elif not cacheable:
             work = len(exchange.bindings)
         origin = self._origin(method, traits)
-        route = Route(source, source.version, origin, queues, work)
+        route = Route(exchange, source, source.version, origin, queues, work)
         if cacheable:
             self._remember(method.payload, route)
         return route
@@ -211,7 +228,9 @@ class Publisher:
         if traits.headers and "BCC" in traits.headers:
             raws = [without_header(raw, "BCC") for raw in raws]
         origin = self._origin(method, traits, ttl_ms)
-        return len(more_keys) + self._hand_over(Outgoing(origin, raws, queues, method.mandatory))
+        return len(more_keys) + self._hand_over(
+            Outgoing(origin, raws, queues, method.mandatory), route.exchange
+        )
 
     def _check_user_id(self, claimed: str | None) -> None:
         user = self._session.access.user

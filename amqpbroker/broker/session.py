@@ -9,7 +9,9 @@ looks there.
 import logging
 from collections import deque
 from collections.abc import Callable
+from typing import Any
 
+import attrs
 from pamqp import commands
 from pamqp.base import Frame
 
@@ -48,6 +50,23 @@ _OWN = (Worked, Login, Open, SecretUpdated, Closed)
 _OPEN_INDEX = commands.Connection.Open.index
 
 
+@attrs.frozen
+class Ends:
+    """Where a connection begins and ends: addresses with their ports."""
+
+    peer: tuple[str, int]
+    local: tuple[str, int]
+
+    @property
+    def name(self) -> str:
+        """What RabbitMQ calls such a connection."""
+        return f"{_joined(*self.peer)} -> {_joined(*self.local)}"
+
+
+def _joined(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 class Session:
     """What one connection does in the broker.
 
@@ -59,13 +78,18 @@ class Session:
         self,
         broker: Broker,
         connection: Connection,
-        host: str,
+        ends: Ends,
         transmit: Callable[[], None],
         on_release: Callable[[], None],
     ) -> None:
         self.broker = broker
         self.connection = connection
-        self.host = host
+        self.ends = ends
+        self.host = ends.peer[0]
+        self.mechanism = ""
+        """How the peer has proved who it is."""
+        self.client_properties: dict[str, Any] = {}
+        self.connected_ms = broker.world.clock.wall_ms()
         self.user: UserDefinition | None = None
         self.vhost: VHost | None = None
         self.access: Access
@@ -255,6 +279,7 @@ class Session:
         self._look_what_holds()
 
     def _login(self, event: Login) -> None:
+        self.mechanism, self.client_properties = event.mechanism, event.client_properties
         self.user = self.broker.login(event.user, event.password, self.host)
         if self.user is None:
             self.connection.refuse_login(event.mechanism)
@@ -277,6 +302,7 @@ class Session:
         self.vhost = vhost
         self.access = broker.access(self.user, vhost.name)
         self.connection.open_ok()
+        broker.churn.connections_created += 1
         heartbeat_s = self.connection.heartbeat_s
         if heartbeat_s:
             now_s = broker.world.clock.monotonic_s()
@@ -337,6 +363,8 @@ class Session:
         if self not in self.broker.sessions:
             return None
         del self.broker.sessions[self]
+        if self.vhost is not None:
+            self.broker.churn.connections_closed += 1
         if self._next_tick is not None:
             self._next_tick.cancel()
         for channel in list(self.channels.values()):
@@ -354,6 +382,18 @@ class Session:
         """
         self._transmit = self._on_release = _nothing
         self.broker.held_sessions.pop(self, None)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it is at work in a virtual host."""
+        return self.vhost is not None and self.connection.state is State.RUNNING
+
+    @property
+    def state(self) -> str:
+        """What keeps it from being read, in RabbitMQ's words."""
+        if self._blocked:
+            return "blocked"
+        return "flow" if self.held else "running"
 
     # -- sending -------------------------------------------------------------------------------
 

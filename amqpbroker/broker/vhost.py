@@ -7,6 +7,7 @@ which calls the methods ``put_…`` and ``drop_…`` here; those have no opinion
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from amqpbroker.broker.counts import VHostCounts
 from amqpbroker.broker.decisions import Decisions, Wish
 from amqpbroker.broker.policy import Policies
 from amqpbroker.definitions import (
@@ -53,6 +54,7 @@ class VHost:
         self.definition = definition
         self.name = definition.name
         self.policies = Policies()
+        self.counts = VHostCounts()
         self.router = Router()
         self.queues: dict[str, Queue] = {}
         self.replies = replies
@@ -272,6 +274,7 @@ class VHost:
         """Carry out a change; the bindings go with the exchange."""
         for binding in self.router.bindings_to_exchange(definition.name):
             self._unbind(binding)
+        self.counts.exchange_gone(self.router.exchanges[definition.name])
         self.router.remove_exchange(definition.name)
         self._unbound.pop(definition.name, None)
 
@@ -279,10 +282,12 @@ class VHost:
         """Carry out a change."""
         kind = self._queue_types[definition.type]
         self.queues[definition.name] = kind.open(definition, self._keeper)
+        self.counts.queues_created += 1
 
     def drop_queue(self, definition: QueueDefinition) -> None:
         """Carry out a change; the bindings go with the queue."""
         queue = self.queues.pop(definition.name)
+        self.counts.queue_gone(queue)
         for binding in self.router.bindings_to_queue(definition.name):
             self._unbind(binding)
         queue.delete()

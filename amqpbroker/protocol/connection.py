@@ -116,6 +116,9 @@ class Connection(Intake):
         self.lingers = False
         """Whether the peer asked for the end: it goes first, and what it still sends is dropped."""
         self.outbox_bytes = 0
+        self.received_bytes = self.received_count = 0
+        """Octets that came, and in how many pieces; the same of those that were taken."""
+        self.sent_bytes = self.sent_count = 0
         self._outbox: list[bytes] = []
         self._server_properties = server_properties
         self._heard_s = self._spoke_s = now_s
@@ -127,6 +130,8 @@ class Connection(Intake):
     def receive(self, data: bytes, now_s: float) -> None:
         """Take bytes from the peer; `next_event` tells what they mean."""
         self._heard_s = now_s
+        self.received_bytes += len(data)
+        self.received_count += 1
         self._append(data)
 
     def next_event(self) -> Event | None:
@@ -415,6 +420,8 @@ class Connection(Intake):
         """Everything to be sent; the outbox is empty afterwards."""
         pieces = self._outbox
         self._outbox = []
+        self.sent_bytes += self.outbox_bytes
+        self.sent_count += 1
         self.outbox_bytes = 0
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 

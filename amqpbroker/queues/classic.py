@@ -21,6 +21,7 @@ from amqpbroker.queues.queue import (
     Outcome,
     Owner,
     Queue,
+    QueueCounts,
     QueueStat,
     QueueType,
 )
@@ -43,6 +44,8 @@ class ClassicQueue(Queue):
         self.owner: Owner | None = None
         self.version = 0
         self._log = log
+        self._counts = QueueCounts()
+        self._end_at_first = log.end
         self._keeper = keeper
         self._wake = keeper.wake
         self._unsettled = 0
@@ -109,6 +112,11 @@ class ClassicQueue(Queue):
             self._hand_out(len(raws))
         self._drop_expired()
         return end
+
+    @property
+    def counts(self) -> QueueCounts:
+        self._counts.published = self._log.end - self._end_at_first
+        return self._counts
 
     def when_committed(self, call: Callable[[], None]) -> None:
         self._awaiting_commit[call] = None
@@ -197,10 +205,15 @@ class ClassicQueue(Queue):
         return indexes, batch, redelivered
 
     def _deliver(self, consumer: Consumer, indexes: range, batch: Batch, redelivered: bool) -> None:
+        count = len(indexes)
+        if redelivered:
+            self._counts.redelivered += count
         if consumer.no_ack:
+            self._counts.delivered_no_ack += count
             self._log.settle(indexes)
         else:
-            self._unsettled += len(indexes)
+            self._counts.delivered += count
+            self._unsettled += count
         consumer.deliver(self, indexes, batch, redelivered)
 
     def _share_out(
@@ -218,8 +231,12 @@ class ClassicQueue(Queue):
     def settle(self, indexes: range, outcome: Outcome) -> None:
         if self.version:
             return
-        self._unsettled -= len(indexes)
-        if outcome is Outcome.ACK or outcome is Outcome.REJECT:
+        count = len(indexes)
+        self._unsettled -= count
+        if outcome is Outcome.ACK:
+            self._counts.acked += count
+            self._log.settle(indexes)
+        elif outcome is Outcome.REJECT:
             self._log.settle(indexes)
         else:
             self._ready.give_back(indexes, seen=outcome is Outcome.REQUEUE)
@@ -237,11 +254,15 @@ class ClassicQueue(Queue):
         while not indexes:
             self._drop_expired()
             if not self._ready.count(log.readable):
+                self._counts.got_empty += 1
                 return None
             indexes, batch, redelivered = self._take(1)
+        self._counts.redelivered += redelivered
         if no_ack:
+            self._counts.got_no_ack += 1
             log.settle(indexes)
         else:
+            self._counts.got += 1
             self._unsettled += 1
         if self._expiry is not None:
             self._expiry.drop()

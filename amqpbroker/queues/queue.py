@@ -109,6 +109,28 @@ class QueueStat:
     consumers: int
 
 
+@attrs.define(eq=False)
+class QueueCounts:
+    """How many messages went through a queue, since it was opened."""
+
+    published: int = 0
+    delivered: int = 0
+    delivered_no_ack: int = 0
+    redelivered: int = 0
+    """Of those that were delivered or got, the ones that had been before."""
+    got: int = 0
+    got_no_ack: int = 0
+    got_empty: int = 0
+    """How often somebody asked, and there was none."""
+    acked: int = 0
+
+    def add(self, other: "QueueCounts") -> None:
+        """Count what another queue has counted."""
+        for name in self.__slots__:
+            if name != "__weakref__":
+                setattr(self, name, getattr(self, name) + getattr(other, name))
+
+
 @attrs.frozen
 class Got:
     """A message that was asked for (basic.get)."""
@@ -204,6 +226,11 @@ class Queue(Destination):
     definition: QueueDefinition
     owner: Owner | None
     """The connection whose own it is (exclusive), if that is here; else None."""
+
+    @property
+    def counts(self) -> QueueCounts:
+        """What went through it here; nothing, where somebody else counts."""
+        return QueueCounts()
 
     @abstractmethod
     def settle(self, indexes: range, outcome: Outcome) -> None:

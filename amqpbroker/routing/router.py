@@ -60,6 +60,10 @@ class Exchange:
         self.version = 0
         """Raised by any change to what is reached from here."""
         self.bindings: dict[object, BindingDefinition] = {}
+        self.published_in = 0
+        """Messages that were published to it."""
+        self.published_out = 0
+        """How often they were given to a queue."""
         self.type = EXCHANGE_TYPES[definition.type]()
         alternate = definition.arguments.get("alternate-exchange")
         self.alternate: str | None = alternate if isinstance(alternate, str) else None

@@ -12,7 +12,7 @@ from typing import Any
 import trio
 
 from amqpbroker.broker.broker import Broker
-from amqpbroker.broker.session import Session
+from amqpbroker.broker.session import Ends, Session
 from amqpbroker.broker.turn import WORK_MAX
 from amqpbroker.protocol.connection import Connection, State
 from amqpbroker.world import Stream
@@ -37,7 +37,11 @@ class AmqpConnection:
             broker.limits.wire, server_properties, self._clock.monotonic_s()
         )
         self._session = Session(
-            broker, self._connection, stream.peer[0], self._transmit, self._unpark_reader
+            broker,
+            self._connection,
+            Ends(stream.peer, stream.local),
+            self._transmit,
+            self._unpark_reader,
         )
         self._unsent = memoryview(b"")
         self._writer_lot = trio.lowlevel.ParkingLot()

@@ -4,18 +4,21 @@ What it sends is handled before the call returns, turns included; what the broke
 be read. Made for tests that say what goes in and what comes out.
 """
 
+import itertools
 from typing import Any
 
 from pamqp import commands
 from pamqp.base import Frame
 
 from amqpbroker.broker.broker import Broker
-from amqpbroker.broker.session import Session
+from amqpbroker.broker.session import Ends, Session
 from amqpbroker.broker.turn import WORK_MAX
 from amqpbroker.protocol.connection import Connection
 from amqpbroker.protocol.content import encode_content
 from amqpbroker.protocol.frames import PROTOCOL_HEADER, encode_method
 from amqpbroker.testing.wire import Received, read_frames
+
+_PORTS = itertools.count(50000)
 
 CAPABILITIES = {
     "authentication_failure_close": True,
@@ -38,7 +41,8 @@ class Peer:
         self.connection = Connection(
             broker.limits.wire, broker.server_properties(), broker.world.clock.monotonic_s()
         )
-        self.session = Session(broker, self.connection, host, self._transmit, self._on_release)
+        ends = Ends((host, next(_PORTS)), ("127.0.0.1", 5672))
+        self.session = Session(broker, self.connection, ends, self._transmit, self._on_release)
         self._released = False
         self._unsent = b""
         self._unread = b""

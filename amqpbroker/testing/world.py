@@ -106,6 +106,9 @@ class SimStream(Stream):
         pipe.changed.unpark_all()
         return data
 
+    def is_quiet(self) -> bool:
+        return not (self._in.arrived or self._in.ended or self._in.broken)
+
     def send_nowait(self, data: bytes | memoryview) -> int:
         pipe = self._out
         if pipe.broken or pipe.ended:

@@ -20,6 +20,10 @@ class Stream(ABC):
         """
 
     @abstractmethod
+    def is_quiet(self) -> bool:
+        """Whether nothing waits to be received: no bytes, not the peer's end, no loss."""
+
+    @abstractmethod
     def send_nowait(self, data: bytes | memoryview) -> int:
         """Give the peer as much as it takes without waiting.
 

@@ -27,6 +27,15 @@ class _SocketStream(Stream):
             except BlockingIOError:
                 await self._wait(trio.lowlevel.wait_readable)
 
+    def is_quiet(self) -> bool:
+        try:
+            self._socket.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return False
+
     def send_nowait(self, data: bytes | memoryview) -> int:
         try:
             return self._socket.send(data)

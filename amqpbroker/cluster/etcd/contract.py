@@ -262,7 +262,10 @@ class KeyValueStore(ABC):
 
     @abstractmethod
     def watch(self, prefix: bytes, from_revision: int) -> Watch:
-        """Hear of all that happens to keys that begin with ``prefix``, from a revision on."""
+        """Hear of all that happens to keys that begin with ``prefix``, from a revision on.
+
+        It is at most the one after the newest.
+        """
 
 
 def check_txn(*lists: Sequence[object]) -> None:

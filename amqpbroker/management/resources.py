@@ -1,6 +1,6 @@
 """The table of resources: every path, who may use it, and what its methods do."""
 
-from amqpbroker.management import identities, overview, policies, topology
+from amqpbroker.management import identities, operations, overview, policies, topology
 from amqpbroker.management.access import administrator, any_user, policymaker, vhost_user
 from amqpbroker.management.resource import Resource
 
@@ -114,5 +114,12 @@ RESOURCES = (
         put=topology.put_queue,
         delete=topology.delete_queue,
         exists=topology.queue_exists,
+    ),
+    # -- what RabbitMQ has no path for -----------------------------------------------------------
+    Resource(
+        "/amqpbroker/nodes/{node}/stop",
+        administrator,
+        post=operations.stop,
+        exists=operations.is_this_node,
     ),
 )

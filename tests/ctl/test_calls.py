@@ -159,11 +159,11 @@ def test_a_wrong_password_is_told_with_status_69(node: Any) -> None:
 def test_an_answer_that_takes_too_long_is_told_with_status_75(node: Any) -> None:
     node.answers["GET /api/queues/%2F"] = ApiTimeout()
 
-    result = node.run("list_queues", "-q", "-t", "3")
+    result = node.run("list_queues", "-q", "-t", "3", "-n", "rabbit@x")
 
     assert result.status == 75
     assert result.err == (
-        "Error: operation list_queues on node rabbit timed out. Timeout value used: 3000\n"
+        "Error: operation list_queues on node rabbit@x timed out. Timeout value used: 3000\n"
     )
 
 

@@ -21,6 +21,7 @@ from amqpbroker.cli.ctl.command import (
     Report,
     failed,
 )
+from amqpbroker.cli.ctl.where import full_name
 
 _NOT_FOUND = 404
 _POLL_S = 0.5
@@ -187,7 +188,7 @@ def wanted_node(call: Call) -> str:
     try:
         return call.node
     except (ApiUnreachable, ApiTimeout, ApiRefused, CommandFailed):
-        return str(call.options.get("node") or "rabbit")
+        return full_name(call.options)
 
 
 def _timeout_ms(call: Call, default_s: int) -> int:

@@ -26,7 +26,7 @@ from amqpbroker.cli.ctl.erlang import json_text
 from amqpbroker.cli.ctl.formatters import FORMATTERS, MACHINE_READABLE, format_answer
 from amqpbroker.cli.ctl.help import all_usage, base_usage, command_usage, suggestion
 from amqpbroker.cli.ctl.options import Parsed, Switches, parse
-from amqpbroker.cli.ctl.where import find_target, unreachable
+from amqpbroker.cli.ctl.where import find_target, full_name, unreachable
 
 OWN_NAME = "amqpbrokerctl"
 
@@ -197,7 +197,7 @@ def _formatter(command: Command, options: Mapping[str, Any]) -> str:
 
 def _failure_of(error: Exception, command: Command, call: Call) -> CommandFailed:
     """What RabbitMQ's tool says of a node that does not answer, or does not want to."""
-    wanted = call.options.get("node") or "rabbit"
+    wanted = full_name(call.options)
     if isinstance(error, ApiTimeout):
         text = (
             f"Error: operation {command.name} on node {wanted} timed out."

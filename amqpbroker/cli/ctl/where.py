@@ -47,7 +47,7 @@ def find_target(options: Mapping[str, Any], environment: Mapping[str, str]) -> T
     nodes, wanted = local_nodes(environment), options.get("node") or "rabbit"
     if not nodes and wanted == "rabbit":
         return target_of_url(DEFAULT_URL, options.get("login"), options.get("password"))
-    return Target(socket_path=str(_choose(nodes, wanted).socket_path))
+    return Target(socket_path=str(_choose(nodes, options).socket_path))
 
 
 def local_nodes(environment: Mapping[str, str]) -> list[LocalNode]:
@@ -69,8 +69,14 @@ def _name_of(folder: Path) -> str:
         return folder.name
 
 
-def _choose(nodes: list[LocalNode], wanted: str) -> LocalNode:
-    full = wanted if "@" in wanted else f"{wanted}@{socket.gethostname().partition('.')[0]}"
+def full_name(options: Mapping[str, Any]) -> str:
+    """The name of the node that the options mean, as it is before anybody is asked."""
+    wanted: str = options.get("node") or "rabbit"
+    return wanted if "@" in wanted else f"{wanted}@{socket.gethostname().partition('.')[0]}"
+
+
+def _choose(nodes: list[LocalNode], options: Mapping[str, Any]) -> LocalNode:
+    wanted, full = options.get("node") or "rabbit", full_name(options)
     chosen = [node for node in nodes if node.name == full]
     if not chosen and wanted == "rabbit":
         chosen = nodes

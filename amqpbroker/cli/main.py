@@ -67,6 +67,28 @@ def cli() -> None:
 @click.option(
     "--metrics", metavar="HOST:PORT", help='The metrics; "": none.  [default: 127.0.0.1:15692]'
 )
+@click.option(
+    "--cluster", metavar="URL,…", help="The etcd that the nodes of a cluster share, its members."
+)
+@click.option("--cluster-name", metavar="NAME", help="The cluster's.  [default: amqpbroker]")
+@click.option("--etcd-ca", metavar="FILE", help="Whom to believe that they are etcd.")
+@click.option("--etcd-cert", metavar="FILE", help="The certificate that is shown to etcd.")
+@click.option("--etcd-key", metavar="FILE", help="The key of that.")
+@click.option("--etcd-user", metavar="NAME", help="The user that the node is to etcd.")
+@click.option("--etcd-password-file", metavar="FILE", help="The password of that.")
+@click.option("--etcd-development", is_flag=True, default=None, hidden=True)
+@click.option(
+    "--link",
+    metavar="HOST:PORT",
+    help="Where other nodes of the cluster connect to.  [default: 127.0.0.1:25672]",
+)
+@click.option("--advertise", metavar="HOST", help="Where they find this host.")
+@click.option(
+    "--join-discarding-definitions",
+    is_flag=True,
+    default=None,
+    help="Put a data directory with definitions of its own aside to join a cluster.",
+)
 def serve(file: Path | None, **flags: Any) -> None:
     """Run a node until SIGTERM or ctrl-C.
 

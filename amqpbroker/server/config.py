@@ -11,6 +11,7 @@ from typing import Any
 
 import attrs
 
+from amqpbroker.cluster.placement import LOCATORS, is_locator
 from amqpbroker.errors import ConfigError
 from amqpbroker.server.limits import Amount, disk_amount, memory_amount
 
@@ -48,6 +49,23 @@ def _metrics(value: Any) -> tuple[str, int] | None:
     return _address(value, "metrics") if value else None
 
 
+def _link(value: Any) -> tuple[str, int]:
+    return _address(value, "link")
+
+
+def _endpoints(value: Any) -> tuple[str, ...]:
+    """URLs, in a list or separated by commas."""
+    each = value.split(",") if isinstance(value, str) else value
+    if not isinstance(each, list | tuple) or not all(isinstance(url, str) for url in each):
+        raise ConfigError(f"cluster must be URLs like http://127.0.0.1:2379, not {value!r}")
+    return tuple(url.strip() for url in each if url.strip())
+
+
+def _locator(_: Any, field: "attrs.Attribute[Any]", value: Any) -> None:
+    if value and not (isinstance(value, str) and is_locator(value)):
+        raise ConfigError(f"{field.name} must be {', '.join(LOCATORS)} or node:NAME, not {value!r}")
+
+
 def _whole(least: int, most: int | None = None) -> Callable[[Any, Any, Any], None]:
     """A validator of whole numbers."""
     bounds = f"{least} or more" if most is None else f"between {least} and {most}"
@@ -70,9 +88,19 @@ def _text(_: Any, field: "attrs.Attribute[Any]", value: Any) -> None:
         raise ConfigError(f"{field.name} must be text, not {value!r}")
 
 
-def _path(_: Any, field: "attrs.Attribute[Any]", value: Any) -> None:
-    if not isinstance(value, str) or "\0" in value:
-        raise ConfigError(f"{field.name} must be the path of a folder, not {value!r}")
+def _path(what: str) -> Callable[[Any, Any, Any], None]:
+    """A validator of paths."""
+
+    def check(_: Any, field: "attrs.Attribute[Any]", value: Any) -> None:
+        if not isinstance(value, str) or "\0" in value:
+            raise ConfigError(f"{field.name} must be the path of a {what}, not {value!r}")
+
+    return check
+
+
+def _any_text(_: Any, field: "attrs.Attribute[Any]", value: Any) -> None:
+    if not isinstance(value, str):
+        raise ConfigError(f"{field.name} must be text, not {value!r}")
 
 
 def _flag(_: Any, field: "attrs.Attribute[Any]", value: Any) -> None:
@@ -101,8 +129,33 @@ class Config:
     """Where the metrics are served; nowhere, unless the node is started by the command."""
     memory: bool = attrs.field(default=False, validator=_flag)
     """Keep everything in memory, touch no disk."""
-    data_dir: str = attrs.field(default="", validator=_path)
+    data_dir: str = attrs.field(default="", validator=_path("folder"))
     """Where definitions and messages are kept; empty: ``amqpbroker-data/NAME`` right here."""
+    cluster: tuple[str, ...] = attrs.field(default=(), converter=_endpoints)
+    """The members of the etcd that the nodes of a cluster share, as URLs; none: no cluster."""
+    cluster_name: str = attrs.field(default="amqpbroker", validator=_text)
+    """What tells the cluster from others in the same etcd."""
+    etcd_ca: str = attrs.field(default="", validator=_path("file"))
+    """Certificates of those whom to believe that they are etcd; empty: the system's."""
+    etcd_cert: str = attrs.field(default="", validator=_path("file"))
+    etcd_key: str = attrs.field(default="", validator=_path("file"))
+    etcd_user: str = attrs.field(default="", validator=_any_text)
+    etcd_password_file: str = attrs.field(default="", validator=_path("file"))
+    etcd_development: bool = attrs.field(default=False, validator=_flag)
+    """Take an etcd of a version that can lose what it has committed."""
+    link: tuple[str, int] = attrs.field(
+        default="127.0.0.1:25672",  # type: ignore[assignment]  # what the converter takes
+        converter=_link,
+    )
+    """Where the other nodes of the cluster connect to."""
+    advertise: str = attrs.field(default="", validator=_any_text)
+    """The host under which others reach this one; empty: the one that it listens at."""
+    queue_leader_locator: str = attrs.field(default="", validator=_locator)
+    """Where new queues come to be; empty: where they are declared (client-local)."""
+    queue_master_locator: str = attrs.field(default="", validator=_locator)
+    """The same, in RabbitMQ's word for classic queues; it goes before the other."""
+    join_discarding_definitions: bool = attrs.field(default=False, validator=_flag)
+    """Put a data directory with definitions of its own aside when the cluster has others."""
     disk_free_limit: Amount = attrs.field(default=Amount(50_000_000), converter=disk_amount)
     """Free room on the disk under which publishers are held back."""
     default_user: str = attrs.field(default="guest", validator=_text)
@@ -121,6 +174,24 @@ class Config:
     log_level: str = attrs.field(
         default="info", validator=attrs.validators.in_(("debug", "info", "warning", "error"))
     )
+
+    def __attrs_post_init__(self) -> None:
+        if self.memory and self.cluster:
+            raise ConfigError(
+                "a node that keeps everything in memory cannot be in a cluster:"
+                " leave out --memory, or --cluster"
+            )
+        if bool(self.etcd_cert) != bool(self.etcd_key):
+            raise ConfigError("etcd_cert and etcd_key go together: give both, or none")
+        if bool(self.etcd_user) != bool(self.etcd_password_file):
+            raise ConfigError("etcd_user and etcd_password_file go together: give both, or none")
+
+    @property
+    def host(self) -> str:
+        """The host under which other nodes reach this one."""
+        listened = self.link[0]
+        is_any = listened in ("0.0.0.0", "::")  # noqa: S104 - it is asked, not bound
+        return self.advertise or (self.name.partition("@")[2] if is_any else listened)
 
 
 _SERVED = {"http": "127.0.0.1:15672", "metrics": "127.0.0.1:15692"}

@@ -177,3 +177,32 @@ def test_a_file_that_is_not_there_or_not_toml_is_named(tmp_path: Path) -> None:
 )
 def test_a_wrong_variable_is_named(variable: str, text: str) -> None:
     assert f"{variable} is '{text}'" in refused(environment={variable: text})
+
+
+def test_a_cluster_is_named_by_urls() -> None:
+    text = {"AMQPBROKER_CLUSTER": "http://a:2379, http://b:2379,"}
+    assert load_config({}, text).cluster == ("http://a:2379", "http://b:2379")
+    assert Config(cluster=["http://a:2379"]).cluster == ("http://a:2379",)
+    assert Config().cluster == ()
+    assert "must be URLs" in refused({"cluster": 5})
+
+
+def test_a_node_in_memory_is_in_no_cluster() -> None:
+    assert "leave out --memory" in refused({"memory": True, "cluster": "http://a:2379"})
+
+
+def test_what_is_said_to_etcd_goes_together() -> None:
+    assert "etcd_cert and etcd_key" in refused({"etcd_cert": "a"})
+    assert "etcd_user and etcd_password_file" in refused({"etcd_user": "a"})
+
+
+def test_others_find_a_node_where_it_listens_or_says() -> None:
+    assert Config(link="10.0.0.1:25672").host == "10.0.0.1"
+    assert Config(link="0.0.0.0:25672", name="rabbit@a").host == "a"
+    assert Config(link="10.0.0.1:25672", advertise="a.example").host == "a.example"
+
+
+def test_locators_are_known_words() -> None:
+    assert Config(queue_master_locator="min-masters").queue_master_locator == "min-masters"
+    assert Config(queue_leader_locator="node:rabbit@a").queue_leader_locator == "node:rabbit@a"
+    assert "client-local, balanced" in refused({"queue_leader_locator": "nowhere"})

@@ -162,6 +162,14 @@ class LinkFault(Exception):
     """A stream between nodes that cannot go on; the text says why."""
 
 
+class LinkRefused(LinkFault):
+    """One of two nodes does not want the other; ``is_passing``: perhaps it will in a moment."""
+
+    def __init__(self, text: str, is_passing: bool) -> None:
+        super().__init__(text)
+        self.is_passing = is_passing
+
+
 class Overtaken(Exception):
     """Something else was decided first: what the change was about is not as it was any more."""
 

@@ -202,9 +202,18 @@ def test_mypy_has_nothing_to_say() -> None:
 
 
 @pytest.mark.slow
-def test_protocol_and_routing_are_covered_to_the_last_branch(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("covered", "tests"),
+    [
+        ("protocol/*,routing/*", ("protocol", "routing")),
+        ("cluster/wire.py,cluster/hello.py", ("cluster/test_wire.py", "cluster/test_hello.py")),
+    ],
+)
+def test_what_reads_a_peers_octets_is_covered_to_the_last_branch(
+    tmp_path: Path, covered: str, tests: tuple[str, ...]
+) -> None:
     data = f"--data-file={tmp_path / 'coverage'}"
-    rooms = "amqpbroker/protocol,amqpbroker/routing"
-    tests = ("tests/unit/protocol", "tests/unit/routing")
-    run("coverage", "run", data, f"--source={rooms}", "-m", "pytest", "-q", *tests)
-    run("coverage", "report", data, "--show-missing", "--fail-under=100")
+    files = ",".join(f"amqpbroker/{each}" for each in covered.split(","))
+    paths = [f"tests/unit/{each}" for each in tests]
+    run("coverage", "run", data, "--source=amqpbroker", "-m", "pytest", "-q", *paths)
+    run("coverage", "report", data, f"--include={files}", "--show-missing", "--fail-under=100")

@@ -29,6 +29,8 @@ Result = TypeVar("Result")
 
 _WALL_START_MS = 1_700_000_000_000
 _PIPE_BYTES_MAX = 64 * 1024
+_WRITABLE_BYTES = _PIPE_BYTES_MAX // 4
+"""The room from which on a pipe that was full is worth writing to, as systems have it."""
 
 
 class SimClock(Clock):
@@ -61,14 +63,23 @@ class SimMemory(Memory):
 class _Pipe:
     """One direction of a connection: octets on their way, and octets that have arrived."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, source: str, target: str) -> None:
         self.number = number
+        self.hosts = source, target
+        self.held: list[bytes | None] = []
+        self.refused = False
         self.arrived = bytearray()
         self.travelling_bytes = 0
         self.last_arrival_s = 0.0
         self.ended = False
         self.broken = False
         self.changed = trio.lowlevel.ParkingLot()
+
+    def cut(self) -> None:
+        """Break it; what was on its way is lost."""
+        self.broken = True
+        self.arrived.clear()
+        self.changed.unpark_all()
 
     @property
     def room_bytes(self) -> int:
@@ -91,12 +102,13 @@ class SimStream(Stream):
         self._network = network
         self._in = incoming
         self._out = outgoing
+        self._is_closed = False
 
     async def receive_some(self, bytes_max: int) -> bytes:
         pipe = self._in
         await trio.lowlevel.checkpoint()
         while not pipe.arrived:
-            if pipe.broken:
+            if pipe.broken or self._is_closed:
                 raise ConnectionResetError("the simulated connection is cut")
             if pipe.ended:
                 return b""
@@ -111,7 +123,7 @@ class SimStream(Stream):
 
     def send_nowait(self, data: bytes | memoryview) -> int:
         pipe = self._out
-        if pipe.broken or pipe.ended:
+        if pipe.broken or pipe.ended or self._is_closed:
             raise BrokenPipeError("the simulated connection is cut")
         taken = bytes(data[: pipe.room_bytes])
         self._network.carry(pipe, taken)
@@ -120,21 +132,23 @@ class SimStream(Stream):
     async def wait_writable(self) -> None:
         pipe = self._out
         await trio.lowlevel.checkpoint()
-        while not pipe.room_bytes and not pipe.broken:
+        while pipe.room_bytes < _WRITABLE_BYTES and not pipe.broken and not self._is_closed:
             await pipe.changed.park()
 
     def close(self) -> None:
+        if self._is_closed:
+            return
+        self._is_closed = True
         self._network.end(self._out)
         if not self._in.ended:
-            self._in.broken = True
-            self._in.changed.unpark_all()
+            self._network.refuse(self._in)
+        for pipe in (self._in, self._out):
+            pipe.changed.unpark_all()
 
     def cut(self) -> None:
         """Break the connection for both ends; what was on its way is lost."""
         for pipe in (self._in, self._out):
-            pipe.broken = True
-            pipe.arrived.clear()
-            pipe.changed.unpark_all()
+            pipe.cut()
 
 
 class _SimListener(Listener):
@@ -156,11 +170,31 @@ class _SimListener(Listener):
         self._receive.close()
 
 
+class _SimHost(Network):
+    """The network as it looks from one host."""
+
+    def __init__(self, network: "SimNetwork", host: str) -> None:
+        self._network = network
+        self._host = host
+
+    async def listen(self, host: str, port: int) -> Listener:
+        return await self._network.listen(host, port)
+
+    async def connect(self, host: str, port: int) -> Stream:
+        return await self._network.connect_from(self._host, host, port)
+
+
 class SimNetwork(Network):
-    """Connections within one process; `run` carries the octets, in a task of its own."""
+    """Connections within one process; `run` carries the octets, in a task of its own.
+
+    Whoever connects is at the host that it connects to, unless it does so by the network that `at`
+    gives to a host.
+    """
 
     def __init__(self, rng: random.Random, trace: Trace) -> None:
         self.delay_s_max = 0.005
+        self.delays_s_max: dict[tuple[str, str], float] = {}
+        """Longer ways, from one host to another."""
         self._random = rng
         self._trace = trace
         self._listeners: dict[tuple[str, int], _SimListener] = {}
@@ -168,6 +202,38 @@ class SimNetwork(Network):
         self._number = count()
         self._ports = count(40_000)
         self._sent = trio.lowlevel.ParkingLot()
+        self._severed: dict[tuple[str, str], None] = {}
+        self._healed = trio.lowlevel.ParkingLot()
+        self._pipes: dict[_Pipe, None] = {}
+
+    def at(self, host: str) -> Network:
+        """The network as it looks from ``host``."""
+        return _SimHost(self, host)
+
+    def sever(self, source: str, target: str) -> None:
+        """From now on nothing that is sent from a host arrives at another; nobody is told.
+
+        Octets wait until the way is healed, as TCP sends them again and again; so do those who
+        connect, in either direction.
+        """
+        self._severed[source, target] = None
+
+    def heal(self) -> None:
+        """All ways are free again: what waited is sent."""
+        self._severed.clear()
+        self._healed.unpark_all()
+        for pipe in self._pipes:
+            held, pipe.held = pipe.held, []
+            for data in held:
+                self._launch(pipe, data)
+            if pipe.refused:
+                self.refuse(pipe)
+
+    def cut(self, one: str, other: str) -> None:
+        """Break every connection between two hosts; new ones are welcome."""
+        for pipe in self._pipes:
+            if pipe.hosts in ((one, other), (other, one)):
+                pipe.cut()
 
     async def listen(self, host: str, port: int) -> Listener:
         await trio.lowlevel.checkpoint()
@@ -178,12 +244,20 @@ class SimNetwork(Network):
         return listener
 
     async def connect(self, host: str, port: int) -> SimStream:
+        return await self.connect_from(host, host, port)
+
+    async def connect_from(self, source: str, host: str, port: int) -> SimStream:
+        """Connect from the host ``source``."""
         await trio.lowlevel.checkpoint()
+        while (source, host) in self._severed or (host, source) in self._severed:
+            await self._healed.park()
         listener = self._listeners.get((host, port))
         if listener is None:
             raise ConnectionRefusedError(f"nobody listens at {host}:{port} in this world")
-        here = (host, next(self._ports))
-        there, back = _Pipe(next(self._number)), _Pipe(next(self._number))
+        here = (source, next(self._ports))
+        there = _Pipe(next(self._number), source, host)
+        back = _Pipe(next(self._number), host, source)
+        self._pipes |= {there: None, back: None}
         listener.connect(SimStream(self, there, back, (host, port), here))
         return SimStream(self, back, there, here, (host, port))
 
@@ -203,9 +277,21 @@ class SimNetwork(Network):
         """The end of the stream travels behind the octets."""
         self._launch(pipe, None)
 
+    def refuse(self, pipe: _Pipe) -> None:
+        """Nobody reads any more what a pipe carries; its sender hears of it when it can."""
+        source, target = pipe.hosts
+        pipe.refused = True
+        if (target, source) not in self._severed:
+            pipe.broken = True
+            pipe.changed.unpark_all()
+
     def _launch(self, pipe: _Pipe, data: bytes | None) -> None:
+        if pipe.hosts in self._severed:
+            pipe.held.append(data)
+            return
         earliest = max(trio.current_time(), pipe.last_arrival_s)
-        pipe.last_arrival_s = earliest + self._random.random() * self.delay_s_max
+        delay_s_max = self.delays_s_max.get(pipe.hosts, self.delay_s_max)
+        pipe.last_arrival_s = earliest + self._random.random() * delay_s_max
         item = (pipe.last_arrival_s, next(self._number), pipe, data)
         heappush(self._travelling, item)
         self._sent.unpark_all()
@@ -225,6 +311,7 @@ class SimNetwork(Network):
             self._trace.note(when_s, pipe.number, data)
             if data is None:
                 pipe.ended = True
+                self._pipes.pop(pipe, None)
             elif not pipe.broken:
                 pipe.arrived += data
             pipe.travelling_bytes -= len(data or b"")

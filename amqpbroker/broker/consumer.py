@@ -97,8 +97,8 @@ class ChannelConsumer(Consumer):
         self._deliverer = Deliverer(channel, tag)
 
     @property
-    def shares_credit(self) -> bool:
-        return bool(self.channel.prefetch) and not self.no_ack
+    def purse(self) -> object | None:
+        return self.channel if self.channel.prefetch and not self.no_ack else None
 
     @property
     def credit(self) -> int:

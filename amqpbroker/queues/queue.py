@@ -157,8 +157,11 @@ class Consumer(ABC):
 
     @property
     @abstractmethod
-    def shares_credit(self) -> bool:
-        """Whether what it takes lessens the credit of other consumers."""
+    def purse(self) -> object | None:
+        """What it has its credit from, if it shares that with others: the same object for all.
+
+        None: what it takes lessens nobody else's credit.
+        """
 
     @property
     @abstractmethod

@@ -63,7 +63,7 @@ class Rota:
             if credit <= 0:
                 idle.append(consumer)
                 continue
-            if consumer.shares_credit and len(self.active) > 1:
+            if consumer.purse is not None and len(self.active) > 1:
                 # What it takes lessens another's credit: it is served alone, message by message.
                 rounds = 1
                 if not takers:

@@ -25,7 +25,7 @@ import sys
 from array import array
 from collections.abc import Iterable
 from enum import IntEnum
-from itertools import accumulate, groupby, pairwise
+from itertools import accumulate, chain, groupby, pairwise
 from zlib import crc32
 
 import attrs
@@ -38,6 +38,9 @@ _NO_EXPIRY = -1
 _PERSISTENT = 1
 _SPARSE = 1
 _SIZE_BYTES = 4
+_RUN_MESSAGES_BYTES = 4
+_KNOWN_MAX = 1024
+"""Origins that a stream remembers."""
 
 _FILE_HEAD = struct.Struct("<4sII")
 """Mark, version, salt."""
@@ -177,27 +180,60 @@ def _image_head(
 
 def decode_image(data: bytes) -> Image:
     """The messages in an image; those of one run share an `Origin`. Raises `FormatError`."""
+    first, count, gone, origins, raws = _decode(data, 0, None)
+    indexes = list(range(first, first + count))
+    if gone:
+        indexes = [index for index, mark in zip(indexes, gone, strict=True) if not mark]
+    if not len(indexes) == len(raws):
+        raise FormatError("an image of messages does not add up")
+    return Image(first, first + count, indexes, origins, raws)
+
+
+def decode_messages(
+    data: bytes, start: int, known: dict[bytes, Origin]
+) -> tuple[int, list[Origin], list[bytes]]:
+    """The index of the first, origins, and messages of an image that begins at ``start``.
+
+    It has at least one message, and no gaps. ``known`` remembers origins: a run that says the same
+    as another has its origin. Raises `FormatError`.
+    """
+    first, count, _, origins, raws = _decode(data, start, known)
+    if not count == len(raws) > 0:
+        raise FormatError("an image of messages has gaps")
+    return first, origins, raws
+
+
+def _decode(
+    data: bytes, position: int, known: dict[bytes, Origin] | None
+) -> tuple[int, int, bytes, list[Origin], list[bytes]]:
+    """First index, indexes, marks of those that are gone, origins, messages."""
     try:
-        first, count, present, run_count, flags = _IMAGE_HEAD.unpack_from(data)
-        position = _IMAGE_HEAD.size
+        first, count, present, run_count, flags = _IMAGE_HEAD.unpack_from(data, position)
+        position += _IMAGE_HEAD.size
         origins: list[Origin] = []
         for _ in range(run_count):
-            origin, messages, position = _decode_run(data, position)
+            origin, messages, position = _decode_run(data, position, known)
             origins += [origin] * messages
-        indexes = list(range(first, first + count))
+        gone = b""
         if flags & _SPARSE:
             gone = data[position : position + count]
             position += count
-            indexes = [index for index, mark in zip(indexes, gone, strict=True) if not mark]
         sizes = _numbers(data[position : position + present * _SIZE_BYTES])
     except (struct.error, ValueError, IndexError) as error:
         raise FormatError("an image of messages is cut off") from error
-    ends = accumulate(sizes, initial=position + present * _SIZE_BYTES)
-    raws = [data[start:stop] for start, stop in pairwise(ends)]
-    found = position + present * _SIZE_BYTES + sum(sizes)
-    if found != len(data) or not len(indexes) == len(origins) == len(raws) == present:
+    position += present * _SIZE_BYTES
+    if position + sum(sizes) != len(data) or not len(origins) == len(sizes) == present:
         raise FormatError("an image of messages does not add up")
-    return Image(first, first + count, indexes, origins, raws)
+    return first, count, gone, origins, _cut(data, position, sizes)
+
+
+def _cut(data: bytes, position: int, sizes: "array[int]") -> list[bytes]:
+    """The pieces of ``data`` from ``position`` on."""
+    size = sizes[0] if sizes else 0
+    if size and sizes.count(size) == len(sizes):
+        pieces = struct.iter_unpack(f"{size}s", memoryview(data)[position:])
+        return list(chain.from_iterable(pieces))
+    return [data[start:stop] for start, stop in pairwise(accumulate(sizes, initial=position))]
 
 
 def _encode_run(origin: Origin, messages: int) -> bytes:
@@ -216,25 +252,33 @@ def _encode_run(origin: Origin, messages: int) -> bytes:
     )
 
 
-def _decode_run(data: bytes, position: int) -> tuple[Origin, int, int]:
+def _decode_run(
+    data: bytes, position: int, known: dict[bytes, Origin] | None
+) -> tuple[Origin, int, int]:
     """A run's origin, its messages, and where it ends."""
     messages, flags, priority, channel, frame_max, expires_ms, size = _RUN_HEAD.unpack_from(
         data, position
     )
-    position += _RUN_HEAD.size
-    address = data[position : position + size]
-    position += size
-    border = 1 + address[0]
-    origin = Origin(
-        address[1:border].decode("utf-8", "surrogateescape"),
-        address[border + 1 :].decode("utf-8", "surrogateescape"),
-        address,
-        channel,
-        frame_max,
-        Traits(bool(flags & _PERSISTENT), priority=priority),
-        expires_ms=None if expires_ms == _NO_EXPIRY else expires_ms,
-    )
-    return origin, messages, position
+    end = position + _RUN_HEAD.size + size
+    said = data[position + _RUN_MESSAGES_BYTES : end]
+    origin = None if known is None else known.get(said)
+    if origin is None:
+        address = data[end - size : end]
+        border = 1 + address[0]
+        origin = Origin(
+            address[1:border].decode("utf-8", "surrogateescape"),
+            address[border + 1 :].decode("utf-8", "surrogateescape"),
+            address,
+            channel,
+            frame_max,
+            Traits(bool(flags & _PERSISTENT), priority=priority),
+            expires_ms=None if expires_ms == _NO_EXPIRY else expires_ms,
+        )
+        if known is not None:
+            if len(known) >= _KNOWN_MAX:
+                known.clear()
+            known[said] = origin
+    return origin, messages, end
 
 
 def _octets(numbers: "array[int]") -> bytes:

@@ -148,8 +148,8 @@ class FakeConsumer(Consumer):
         return self._own if self._pool is None else self._pool
 
     @property
-    def shares_credit(self) -> bool:
-        return self._pool is not None
+    def purse(self) -> object | None:
+        return self._pool
 
     @property
     def credit(self) -> int:

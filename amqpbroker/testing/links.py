@@ -5,7 +5,14 @@ from collections.abc import Callable
 import attrs
 
 from amqpbroker.broker.turn import Turn
-from amqpbroker.cluster.wire import FRAME_BYTES_MAX, Inbox, Link, LinkUser, Outbox
+from amqpbroker.cluster.wire import (
+    FRAME_BYTES_MAX,
+    OUTBOX_BYTES_HIGH,
+    Inbox,
+    Link,
+    LinkUser,
+    Outbox,
+)
 from amqpbroker.errors import LinkFault
 
 
@@ -38,12 +45,12 @@ class LoopbackLink(Link):
 
     def flush(self) -> None:
         """Send what the system takes."""
+        was_left = self._was_left or self._outbox.size_bytes > OUTBOX_BYTES_HIGH
         while self._outbox.size_bytes and not self.is_stuck:
             self._outbox.send(self._take)
-        left = self._outbox.size_bytes > 0
-        if self._was_left and not left:
+        self._was_left = self._outbox.size_bytes > 0
+        if was_left and not self._was_left:
             self.user.drained(self)
-        self._was_left = left
 
     def _take(self, data: memoryview) -> int:
         self._travelling.append(bytes(data))

@@ -1,0 +1,312 @@
+"""The frames in which nodes speak of queues.
+
+On a stream one end has queues, the other asks for them (`RemoteQueues` asks, `Serving` serves).
+Messages travel as images, as logs keep them, behind a small head. What is rarer is msgpack.
+Queues go by their ids, which are the same on all nodes, consumers and questions by numbers that the
+asking end gives. Nothing of a stream counts on another.
+
+Asking: publish, settle, limits, questions. Serving: deliveries, how much is committed, answers.
+"""
+
+from collections.abc import Iterable, Iterator
+from struct import Struct, error
+from typing import Any
+
+import attrs
+import msgspec
+
+from amqpbroker import errors
+from amqpbroker.cluster.wire import FIRST_USER_KIND
+from amqpbroker.errors import AmqpError, InternalError, LinkFault
+from amqpbroker.message import Batch, Origin
+from amqpbroker.queues.queue import Got, Outcome
+from amqpbroker.storage.format import FormatError, decode_messages, encode_image
+
+(PUBLISH, SETTLE, LIMITS, QUESTION, DELIVER, COMMITTED, ANSWER, GOT) = range(
+    FIRST_USER_KIND, FIRST_USER_KIND + 8
+)
+
+_PUBLISH = Struct("<Qq")
+"""Queue, time to live in milliseconds (-1: none)."""
+_SETTLE = Struct("<Q")
+"""Queue."""
+_SETTLED = Struct("<QQIB")
+"""First index, the one behind the last, step, outcome."""
+_LIMIT = Struct("<QQQQQ")
+"""Consumer; messages and octets that it may have had in all; its purse (0: none), and messages that
+all who share that may have had."""
+_DELIVER = Struct("<QQBI")
+"""Consumer, its purse, whether they are redelivered, step."""
+_COMMITTED = Struct("<QQ")
+"""Queue, how many of the messages that were published on this stream are settled."""
+_REFUSED = Struct("<QQ")
+"""Those of them, counted from 0, that were not taken: the first, and the one behind the last."""
+_GOT = Struct("<QBQ")
+"""Question, whether it is redelivered, messages that wait behind it."""
+
+_OUTCOMES = (Outcome.ACK, Outcome.REJECT, Outcome.REQUEUE, Outcome.RETURN)
+_CODES = {outcome: code for code, outcome in enumerate(_OUTCOMES)}
+_ERRORS = {
+    name: kind
+    for name, kind in vars(errors).items()
+    if isinstance(kind, type) and issubclass(kind, AmqpError)
+}
+
+Origins = dict[bytes, Origin]
+"""Origins that have come on a stream: what is the same again is the same object."""
+
+
+# -- messages ------------------------------------------------------------------------------------
+
+
+def encode_publish(
+    queue: int, first: int, ttl_ms: int | None, origins: list[Origin], raws: list[bytes]
+) -> list[bytes]:
+    """Messages for a queue: the first is the one with number ``first`` on this stream."""
+    head = _PUBLISH.pack(queue, -1 if ttl_ms is None else ttl_ms)
+    return [head, *encode_image(first, origins, raws)]
+
+
+def decode_publish(payload: bytes, known: Origins) -> tuple[int, int | None, int, Batch]:
+    """Queue, time to live, number of the first, and the messages."""
+    try:
+        queue, ttl_ms = _PUBLISH.unpack_from(payload)
+        first, origins, raws = decode_messages(payload, _PUBLISH.size, known)
+    except (error, FormatError) as fault:
+        raise LinkFault(f"what was published cannot be read: {fault}") from fault
+    return queue, None if ttl_ms < 0 else ttl_ms, first, Batch(origins, raws)
+
+
+def encode_deliver(
+    consumer: int, purse: int, indexes: range, batch: Batch, redelivered: bool
+) -> list[bytes]:
+    """Messages for a consumer, on account of a purse (0: none)."""
+    head = _DELIVER.pack(consumer, purse, redelivered, indexes.step)
+    return [head, *encode_image(indexes[0], batch.origins, batch.raws)]
+
+
+def decode_deliver(payload: bytes, known: Origins) -> tuple[int, int, range, Batch, bool]:
+    """Consumer, purse, indexes, messages, whether they are redelivered."""
+    try:
+        consumer, purse, redelivered, step = _DELIVER.unpack_from(payload)
+        first, origins, raws = decode_messages(payload, _DELIVER.size, known)
+        indexes = range(first, first + (len(raws) - 1) * step + 1, step)
+    except (error, FormatError, ValueError) as fault:
+        raise LinkFault(f"a delivery cannot be read: {fault}") from fault
+    return consumer, purse, indexes, Batch(origins, raws), bool(redelivered)
+
+
+def encode_got(question: int, got: Got) -> list[bytes]:
+    """A message that was asked for."""
+    head = _GOT.pack(question, got.redelivered, got.ready)
+    return [head, *encode_image(got.index, [got.origin], [got.raw])]
+
+
+def decode_got(payload: bytes, known: Origins) -> tuple[int, Got]:
+    """The question, and the message."""
+    try:
+        question, redelivered, ready = _GOT.unpack_from(payload)
+        index, (origin,), (raw,) = decode_messages(payload, _GOT.size, known)
+    except (error, FormatError, ValueError) as fault:
+        raise LinkFault(f"a message that was got cannot be read: {fault}") from fault
+    return question, Got(index, origin, raw, bool(redelivered), ready)
+
+
+# -- what becomes of them ------------------------------------------------------------------------
+
+
+def encode_settle(queue: int, settled: Iterable[tuple[range, Outcome]]) -> list[bytes]:
+    """What became of messages of a queue."""
+    return [
+        _SETTLE.pack(queue),
+        *[_SETTLED.pack(run.start, run.stop, run.step, _CODES[what]) for run, what in settled],
+    ]
+
+
+def decode_settle(payload: bytes) -> tuple[int, list[tuple[range, Outcome]]]:
+    """Queue, and what became of its messages; no run is empty."""
+    try:
+        (queue,) = _SETTLE.unpack_from(payload)
+        settled = [
+            (range(start, stop, step), _OUTCOMES[code])
+            for start, stop, step, code in _SETTLED.iter_unpack(payload[_SETTLE.size :])
+        ]
+    except (error, ValueError, IndexError) as fault:
+        raise LinkFault(f"what became of messages cannot be read: {fault}") from fault
+    if not all(run for run, _ in settled):
+        raise LinkFault("no message was settled")
+    return queue, settled
+
+
+@attrs.frozen
+class Limit:
+    """What a consumer may have been sent in all: messages and octets.
+
+    And messages that may have been sent to all who share its ``purse`` (0: it has none).
+    """
+
+    messages: int
+    octets: int
+    purse: int
+    purse_messages: int
+
+
+def encode_limit(consumer: int, limit: Limit) -> bytes:
+    """The limit of a consumer; several make a frame."""
+    return _LIMIT.pack(consumer, limit.messages, limit.octets, limit.purse, limit.purse_messages)
+
+
+def decode_limits(payload: bytes) -> Iterator[tuple[int, Limit]]:
+    """Consumers, and their limits."""
+    if len(payload) % _LIMIT.size:
+        raise LinkFault("limits of consumers are cut off")
+    for consumer, *limit in _LIMIT.iter_unpack(payload):
+        yield consumer, Limit(*limit)
+
+
+def encode_committed(queue: int, count: int, refused: Iterable[range]) -> list[bytes]:
+    """How many of a queue's messages are settled, and which of the new ones were not taken."""
+    return [
+        _COMMITTED.pack(queue, count),
+        *[_REFUSED.pack(run.start, run.stop) for run in refused],
+    ]
+
+
+def decode_committed(payload: bytes) -> tuple[int, int, list[range]]:
+    """Queue, count, and what was not taken."""
+    try:
+        queue, count = _COMMITTED.unpack_from(payload)
+        pairs = _REFUSED.iter_unpack(payload[_COMMITTED.size :])
+        return queue, count, [range(start, stop) for start, stop in pairs]
+    except error as fault:
+        raise LinkFault(f"what was committed cannot be read: {fault}") from fault
+
+
+# -- questions and answers -----------------------------------------------------------------------
+
+
+class Consume(msgspec.Struct, frozen=True, array_like=True, tag="consume"):
+    """Add a consumer; ``limit`` (messages, octets, purse, its messages) is its first."""
+
+    number: int
+    queue: int
+    consumer: int
+    no_ack: bool
+    exclusive: bool
+    priority: int
+    limit: tuple[int, int, int, int]
+
+
+class Cancel(msgspec.Struct, frozen=True, array_like=True, tag="cancel"):
+    """Remove a consumer; the answer comes behind the last delivery."""
+
+    number: int
+    queue: int
+    consumer: int
+
+
+class Get(msgspec.Struct, frozen=True, array_like=True, tag="get"):
+    """Take a message."""
+
+    number: int
+    queue: int
+    no_ack: bool
+
+
+class Purge(msgspec.Struct, frozen=True, array_like=True, tag="purge"):
+    """Drop all ready messages."""
+
+    number: int
+    queue: int
+
+
+class Delete(msgspec.Struct, frozen=True, array_like=True, tag="delete"):
+    """Delete a queue, if it may be."""
+
+    number: int
+    queue: int
+    if_unused: bool
+    if_empty: bool
+
+
+class Stat(msgspec.Struct, frozen=True, array_like=True, tag="stat"):
+    """Say the numbers of queues."""
+
+    number: int
+    queues: list[int]
+
+
+class Touch(msgspec.Struct, frozen=True, array_like=True, tag="touch"):
+    """A queue was declared again. There is no answer."""
+
+    queue: int
+
+
+class Leave(msgspec.Struct, frozen=True, array_like=True, tag="leave"):
+    """Nothing more will be said of a queue, which is deleted. There is no answer."""
+
+    queue: int
+
+
+Asked = Consume | Cancel | Get | Purge | Delete | Stat
+Question = Asked | Touch | Leave
+
+
+class Done(msgspec.Struct, frozen=True, array_like=True, tag="done"):
+    """It is done; the count that was asked for, if there is one."""
+
+    number: int
+    count: int | None
+
+
+class Numbers(msgspec.Struct, frozen=True, array_like=True, tag="numbers"):
+    """Of each queue the messages that are ready, and unsettled, and the consumers.
+
+    None for a queue that is not here.
+    """
+
+    number: int
+    queues: list[tuple[int, int, int] | None]
+
+
+class Failed(msgspec.Struct, frozen=True, array_like=True, tag="failed"):
+    """An error: its class in `errors`, and its text. Without a class: the queue is not here."""
+
+    number: int
+    error: str
+    text: str
+
+    def to_error(self) -> AmqpError:
+        """The error itself."""
+        return _ERRORS.get(self.error, InternalError)(self.text)
+
+
+Answer = Done | Numbers | Failed
+
+_encoder = msgspec.msgpack.Encoder()
+_questions = msgspec.msgpack.Decoder(Question)
+_answers = msgspec.msgpack.Decoder(Answer)
+
+
+def encode_control(what: Question | Answer) -> list[bytes]:
+    """A question or an answer."""
+    return [_encoder.encode(what)]
+
+
+def decode_question(payload: bytes) -> Question:
+    """A question."""
+    question: Question = _decoded(_questions, payload)
+    return question
+
+
+def decode_answer(payload: bytes) -> Answer:
+    """An answer."""
+    answer: Answer = _decoded(_answers, payload)
+    return answer
+
+
+def _decoded(decoder: "msgspec.msgpack.Decoder[Any]", payload: bytes) -> Any:
+    try:
+        return decoder.decode(payload)
+    except msgspec.DecodeError as fault:
+        raise LinkFault(f"this is no question, and no answer: {fault}") from fault

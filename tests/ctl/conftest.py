@@ -30,7 +30,9 @@ class Node:
     """
 
     def __init__(self) -> None:
-        self.answers: dict[str, Any] = {"GET /api/overview": {"node": "rabbit@here"}}
+        self.answers: dict[str, Any] = {
+            "GET /api/overview": {"node": "rabbit@here", "rabbitmq_version": "3.13.7"}
+        }
         self.asked: list[str] = []
         self.bodies: list[Any] = []
         self.headers: list[Mapping[str, str]] = []

@@ -278,14 +278,6 @@ def test_definitions_are_written_to_a_file_and_read_back(node: Any, tmp_path: Pa
     assert node.run("export_definitions", "-").out == '{"users":[{"name":"é"}]}'
 
 
-def test_an_alarm_makes_the_check_fail(node: Any) -> None:
-    node.answers["GET /api/nodes"] = [{"name": "rabbit@here", "mem_alarm": True}]
-
-    result = node.run("-q", "check_alarms", tool="rabbitmq-diagnostics")
-
-    assert (result.status, result.err) == (69, "Memory alarm on node rabbit@here\n")
-
-
 def test_json_is_not_what_it_seems_to_be(node: Any) -> None:
     result = node.run("set_policy", "-q", "p", ".*", '{"max-length"')
 

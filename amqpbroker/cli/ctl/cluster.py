@@ -1,92 +1,30 @@
 """The nodes of a cluster: their state, and their coming and going."""
 
-import time
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable
 
 from amqpbroker.cli.ctl.api import ApiRefused, ApiTimeout, ApiUnreachable
 from amqpbroker.cli.ctl.command import (
     BOTH,
-    CTL,
-    EXIT_DATA,
-    EXIT_SOFTWARE,
-    EXIT_UNAVAILABLE,
     TIMED,
     UPGRADE,
     Answer,
     Call,
     Command,
-    CommandFailed,
-    InvalidArguments,
     Report,
     failed,
 )
-from amqpbroker.cli.ctl.where import full_name
+from amqpbroker.cli.ctl.reports import (
+    Item,
+    alarm_lines,
+    alarm_maps,
+    listener_line,
+    listener_maps,
+    section_lines,
+)
+from amqpbroker.cli.ctl.waiting import poll, wanted_node
 
 _NOT_FOUND = 404
 _POLL_S = 0.5
-
-Item = dict[str, Any]
-
-PURPOSES = {
-    "amqp": "AMQP 0-9-1 and AMQP 1.0",
-    "amqp/ssl": "AMQP 0-9-1 and AMQP 1.0 over TLS",
-    "http": "HTTP API",
-    "https": "HTTP API over TLS (HTTPS)",
-    "http/prometheus": "Prometheus exporter API over HTTP",
-    "https/prometheus": "Prometheus exporter API over TLS (HTTPS)",
-    "clustering": "inter-node and CLI tool communication",
-}
-
-
-def listener_maps(listeners: Iterable[Item]) -> list[Item]:
-    """Listeners as reports have them, in the order of their protocols and ports."""
-    maps = [
-        {
-            "interface": _interface(each["ip_address"]),
-            "node": each["node"],
-            "port": each["port"],
-            "protocol": each["protocol"],
-            "purpose": PURPOSES.get(each["protocol"], each["protocol"]),
-        }
-        for each in listeners
-    ]
-    return sorted(maps, key=lambda each: str(each["protocol"]), reverse=True)
-
-
-def _interface(address: str) -> str:
-    return f"[{address}]" if ":" in address else address
-
-
-def listener_line(listener: Item) -> str:
-    """A listener of the node that is asked."""
-    words = ("interface", "port", "protocol", "purpose")
-    return ", ".join(f"{word}: {listener[word]}" for word in words).replace("i", "I", 1)
-
-
-def alarm_lines(nodes: Iterable[Item]) -> list[str]:
-    """The alarms of nodes, a line each."""
-    lines = []
-    for node in nodes:
-        if node.get("mem_alarm"):
-            lines.append(f"Memory alarm on node {node['name']}")
-        if node.get("disk_free_alarm"):
-            lines.append(f"Free disk space alarm on node {node['name']}")
-        # What RabbitMQ has no alarm for, in the node's own words.
-        lines += [f"{text} (node {node['name']})" for text in node.get("amqpbroker_alarms", ())]
-    return lines
-
-
-def alarm_maps(nodes: Iterable[Item]) -> list[Item]:
-    """The same for ``--formatter json``."""
-    kinds = {"mem_alarm": "memory", "disk_free_alarm": "disk"}
-    return [
-        {"node": node["name"], "resource": resource, "type": "resource_limit"}
-        for node in nodes
-        for key, resource in kinds.items()
-        if node.get(key)
-    ]
-
 
 # -- cluster_status ----------------------------------------------------------------------------
 
@@ -174,85 +112,6 @@ def _lower(line: str) -> str:
     return line.replace("I", "i", 1)
 
 
-def section_lines(sections: dict[str, list[str]]) -> list[str]:
-    """Lines under headings."""
-    parts = ["\n".join([f"{title}\n", *lines]) for title, lines in sections.items()]
-    return ["\n\n".join(parts)]
-
-
-# -- Is it there? ------------------------------------------------------------------------------
-
-
-def wanted_node(call: Call) -> str:
-    """The name of the node that is asked, as far as it is known without it."""
-    try:
-        return call.node
-    except (ApiUnreachable, ApiTimeout, ApiRefused, CommandFailed):
-        return full_name(call.options)
-
-
-def _timeout_ms(call: Call, default_s: int) -> int:
-    return 1000 * int(call.options.get("timeout") or default_s)
-
-
-def _ping(call: Call) -> str:
-    try:
-        call.api.get("overview", columns="node")
-    except (ApiUnreachable, ApiTimeout) as error:
-        text = f"Failed to connect and authenticate to {wanted_node(call)}"
-        raise failed(f"{text} in {_timeout_ms(call, 60)} ms") from error
-    return "Ping succeeded"
-
-
-def _ping_banner(call: Call) -> str:
-    return (
-        f"Will ping {wanted_node(call)}. This only checks if the OS process is running and"
-        f" registered with epmd. Timeout: {_timeout_ms(call, 60)} ms."
-    )
-
-
-def _poll(call: Call, default_s: int, is_done: Callable[[], bool]) -> bool:
-    """Look again and again until it is so; False if the time is up before."""
-    end_s = time.monotonic() + _timeout_ms(call, default_s) / 1000
-    while True:
-        try:
-            if is_done():
-                return True
-        except (ApiUnreachable, ApiTimeout):
-            pass
-        except CommandFailed as failure:
-            # Its socket is not there yet.
-            if failure.status != EXIT_UNAVAILABLE:
-                raise
-        if time.monotonic() >= end_s:
-            return False
-        time.sleep(_POLL_S)
-
-
-def _await_startup(call: Call) -> None:
-    if not _poll(call, 300, lambda: bool(call.api.get("overview", columns="node"))):
-        raise ApiTimeout
-
-
-def _await_online_nodes(call: Call) -> None:
-    wanted = int(call.arguments[0])
-
-    def is_enough() -> bool:
-        nodes = call.api.get("nodes", columns="name,running")
-        return sum(bool(node.get("running")) for node in nodes) >= wanted
-
-    if not _poll(call, 300, is_enough):
-        text = f"Error: timed out while waiting. Not enough nodes joined {call.node}'s cluster."
-        raise failed(text, EXIT_SOFTWARE)
-
-
-def check_positive(call: Call) -> None:
-    """The one argument is a number above 0."""
-    if not call.arguments[0].isdecimal() or int(call.arguments[0]) < 1:
-        text = "Bad argument: Argument must be a positive integer"
-        raise InvalidArguments(text, EXIT_DATA)
-
-
 # -- Coming and going --------------------------------------------------------------------------
 
 
@@ -289,7 +148,7 @@ def _shutdown(call: Call) -> Answer:
     _on_node("stop")(call)
     if not call.options["wait"]:
         return None
-    if not _poll(call, 120, lambda: not _answers(call)):
+    if not poll(call, 120, lambda: not _answers(call)):
         raise ApiTimeout
     return Report(
         [f"Shutting down RabbitMQ node {node}", f"RabbitMQ node {node} successfully shut down"]
@@ -331,38 +190,6 @@ COMMANDS = (
         switches=TIMED,
         banner=lambda call: f"Cluster status of node {call.node} ...",
         tools=BOTH,
-    ),
-    Command(
-        name="ping",
-        run=_ping,
-        description="Checks that the node OS process is up, registered with EPMD"
-        " and CLI tools can authenticate with it",
-        section="observability_and_health_checks",
-        switches=TIMED,
-        banner=_ping_banner,
-        tools=BOTH,
-    ),
-    Command(
-        name="await_startup",
-        run=_await_startup,
-        description="Waits for the RabbitMQ application to start on the target node",
-        section="node_management",
-    ),
-    Command(
-        name="await_online_nodes",
-        run=_await_online_nodes,
-        usage="<count>",
-        description="Waits for <count> nodes to join the cluster",
-        section="cluster_management",
-        details=(("<count>", "how many cluster members must be up"),),
-        least=1,
-        most=1,
-        switches=TIMED,
-        banner=lambda call: (
-            f"Will wait for at least {call.arguments[0]} nodes to join the cluster"
-            f" of {call.node}. Timeout: {_timeout_ms(call, 300) // 1000} seconds."
-        ),
-        check=check_positive,
     ),
     Command(
         name="stop",
@@ -421,7 +248,7 @@ COMMANDS = (
             f"Will put node {call.node} into maintenance mode."
             " The node will no longer serve any client traffic!"
         ),
-        tools=(UPGRADE, CTL),
+        tools=(UPGRADE,),
     ),
     Command(
         name="revive",
@@ -433,6 +260,6 @@ COMMANDS = (
             f"Will put node {call.node} back into regular operating mode."
             " The node will again serve client traffic and host primary queue replicas."
         ),
-        tools=(UPGRADE, CTL),
+        tools=(UPGRADE,),
     ),
 )

@@ -24,6 +24,8 @@ UPGRADE = "rabbitmq-upgrade"
 
 TOOLS = (CTL, DIAGNOSTICS, QUEUES, PLUGINS, UPGRADE)
 """The names of RabbitMQ's tools, each with commands of its own."""
+OWN_NAME = "amqpbrokerctl"
+"""Has the commands of all tools but rabbitmq-plugins, whose names are too short for that."""
 
 BOTH = (CTL, DIAGNOSTICS)
 """The tools that most commands which only look belong to."""

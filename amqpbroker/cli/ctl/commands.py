@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from amqpbroker.cli.ctl import (
+    checks,
     cluster,
     files,
     limits,
@@ -14,9 +15,12 @@ from amqpbroker.cli.ctl import (
     tools,
     users,
     vhosts,
+    waiting,
 )
 from amqpbroker.cli.ctl.command import (
     EXIT_USAGE,
+    OWN_NAME,
+    PLUGINS,
     TOOLS,
     Answer,
     Call,
@@ -27,6 +31,7 @@ from amqpbroker.cli.ctl.command import (
 from amqpbroker.cli.ctl.help import all_usage, command_list, command_usage, suggestion
 
 _ROOMS = (
+    checks,
     cluster,
     files,
     limits,
@@ -38,11 +43,12 @@ _ROOMS = (
     tools,
     users,
     vhosts,
+    waiting,
 )
 
 
 def commands_of(tool: str) -> Mapping[str, Command]:
-    """The commands of a tool, by name."""
+    """The commands of a tool (or of our own name), by name."""
     return _COMMANDS[tool]
 
 
@@ -74,9 +80,16 @@ def _help(tool: str) -> Command:
     )
 
 
-def _commands(tool: str) -> dict[str, Command]:
-    there = [command for room in _ROOMS for command in room.COMMANDS if tool in command.tools]
-    return {command.name: command for command in (_help(tool), *there)}
+def _commands(name: str, *tools: str) -> dict[str, Command]:
+    there = [
+        command
+        for room in _ROOMS
+        for command in room.COMMANDS
+        if not set(tools).isdisjoint(command.tools)
+    ]
+    return {command.name: command for command in (_help(name), *there)}
 
 
-_COMMANDS = {tool: _commands(tool) for tool in TOOLS}
+_COMMANDS = {tool: _commands(tool, tool) for tool in TOOLS} | {
+    OWN_NAME: _commands(OWN_NAME, *(tool for tool in TOOLS if tool != PLUGINS))
+}

@@ -10,10 +10,10 @@ import attrs
 
 from amqpbroker.cli.ctl.api import Api, ApiRefused, ApiTimeout, ApiUnreachable, Target
 from amqpbroker.cli.ctl.command import (
-    CTL,
     EXIT_TEMPORARY,
     EXIT_UNAVAILABLE,
     EXIT_USAGE,
+    OWN_NAME,
     TOOLS,
     Call,
     Command,
@@ -27,8 +27,6 @@ from amqpbroker.cli.ctl.formatters import FORMATTERS, MACHINE_READABLE, format_a
 from amqpbroker.cli.ctl.help import all_usage, base_usage, command_usage, suggestion
 from amqpbroker.cli.ctl.options import Parsed, Switches, parse
 from amqpbroker.cli.ctl.where import find_target, full_name, unreachable
-
-OWN_NAME = "amqpbrokerctl"
 
 _SWITCHES: Switches = {
     "node": str,
@@ -80,8 +78,7 @@ class Surroundings:
 def entry_point() -> None:
     """The command in a shell; under the name of one of RabbitMQ's tools it is that tool."""
     try:
-        name = Path(sys.argv[0]).name
-        sys.exit(main(sys.argv[1:], name if name in TOOLS else OWN_NAME))
+        sys.exit(main(sys.argv[1:], Path(sys.argv[0]).name))
     except BrokenPipeError:
         # Whoever read our output has had enough.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -103,7 +100,8 @@ def main(words: Sequence[str], program: str = OWN_NAME, around: Surroundings | N
 
 
 def _run(words: list[str], program: str, around: Surroundings) -> None:
-    commands = commands_of(program if program in TOOLS else CTL)
+    program = _tool(words, program)
+    commands = commands_of(program)
     if words in ([], ["--help"], ["-?"], ["-h"]):
         usage = all_usage(commands, program)
         if not words:
@@ -122,6 +120,12 @@ def _run(words: list[str], program: str, around: Surroundings) -> None:
         text = f"Error (argument validation): {fault.text}\nArguments given:\n\t{given}"
         usage = base_usage(command, program)
         raise CommandFailed(fault.status, f"{text}\n{usage}") from fault
+
+
+def _tool(words: list[str], program: str) -> str:
+    """The tool whose commands are meant: ``--script-name`` says another one than the name."""
+    named = str(parse(words, _SWITCHES, _ALIASES).options.get("script_name", program))
+    return named if named in TOOLS else OWN_NAME
 
 
 def _find_command(parsed: Parsed, commands: Mapping[str, Command], program: str) -> Command:

@@ -17,7 +17,7 @@ from amqpbroker.cli.ctl.command import (
     failed,
     no_such_vhost,
 )
-from amqpbroker.cli.ctl.erlang import json_text, term
+from amqpbroker.cli.ctl.erlang import Settings, json_text, term
 
 _NOT_FOUND = 404
 _MISSING = "Parameter does not exist"
@@ -92,13 +92,20 @@ def _policy_row(policy: dict[str, Any]) -> dict[str, Any]:
 
 
 def _policies_with_mirroring(path: str) -> Any:
-    listed = _list_policies(path)
-
     def run(call: Call) -> Rows:
-        rows = listed(call).rows
-        return Rows([row for row in rows if '"ha-mode"' in row["definition"]])
+        return Rows([as_listed(policy) for policy in mirroring_policies(call, path)])
 
     return run
+
+
+def mirroring_policies(call: Call, path: str) -> list[dict[str, Any]]:
+    """The policies (or operators' ones) of all virtual hosts that have queues mirrored."""
+    return [each for each in call.api.get(path) if "ha-mode" in each["definition"]]
+
+
+def as_listed(policy: dict[str, Any]) -> dict[str, Any]:
+    """A policy in the columns of RabbitMQ's own lists, where its definition is a term."""
+    return _policy_row(policy) | {"definition": Settings(policy["definition"])}
 
 
 def _set_parameter(call: Call) -> None:
@@ -205,11 +212,10 @@ def _policy_commands(kind: str, path: str, words: dict[str, str]) -> tuple[Comma
             name=f"list_{kind}policies_with_classic_queue_mirroring",
             run=_policies_with_mirroring(path),
             usage="[--no-table-headers]",
-            description=f"List all {words['all']} that enable classic queue mirroring",
-            section="policies",
+            description=f"List all {words['many']} that enable classic queue mirroring",
+            section="observability_and_health_checks",
             switches=TIMED,
-            defaults=IN_VHOST,
-            banner=f"Listing {words['all']} with classic queue mirroring ...",
+            banner=f"Listing {words['many']} with classic queue mirroring ...",
             tools=(QUEUES, DIAGNOSTICS),
             formatter="table",
         ),
@@ -224,6 +230,7 @@ COMMANDS = (
             "one": "policy",
             "short": "policy",
             "all": "policies",
+            "many": "policies",
             "set": "Sets or updates a policy",
             "clear": "Clears (removes) a policy",
             "list": "Lists all policies in a virtual host",
@@ -236,6 +243,7 @@ COMMANDS = (
             "one": "operator policy override",
             "short": "operator policy",
             "all": "operator policy overrides",
+            "many": "operator policies",
             "set": "Sets an operator policy that overrides a subset of arguments in user policies",
             "clear": "Clears an operator policy",
             "list": "Lists operator policy overrides for a virtual host",

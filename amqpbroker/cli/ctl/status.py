@@ -1,32 +1,20 @@
 """The state of one node: ``status``, and the checks of ``rabbitmq-diagnostics``."""
 
-import socket
-from collections.abc import Iterable
-from typing import Any
-
-from amqpbroker.cli.ctl.api import ApiRefused
-from amqpbroker.cli.ctl.cluster import (
+from amqpbroker.cli.ctl.command import (
+    BOTH,
+    TIMED,
+    Call,
+    InvalidArguments,
+    Report,
+)
+from amqpbroker.cli.ctl.reports import (
     Item,
     alarm_lines,
     alarm_maps,
-    check_positive,
+    asking,
     listener_line,
     listener_maps,
     section_lines,
-)
-from amqpbroker.cli.ctl.command import (
-    BOTH,
-    DIAGNOSTICS,
-    EXIT_UNAVAILABLE,
-    QUEUES,
-    TIMED,
-    Answer,
-    Call,
-    Command,
-    CommandFailed,
-    InvalidArguments,
-    Report,
-    failed,
 )
 
 _UNITS = {"bytes": 1} | {
@@ -161,206 +149,45 @@ def _memory_lines(data: Item, unit: str) -> list[str]:
         "Memory high watermark setting: computed to:"
         f" {_converted(data['vm_memory_high_watermark_limit'], unit)}\n",
     ]
-    parts = {name: size for name, size in data["memory"].items() if isinstance(size, int)}
-    total = max(sum(parts.values()), 1)
-    for name, size in sorted(parts.items(), key=lambda part: -part[1]):
-        lines.append(f"{name}: {_converted(size, unit)} ({round(100 * size / total, 2)} %)")
+    for name, (size, percentage) in _shares(data["memory"]).items():
+        lines.append(f"{name}: {_converted(size, unit)} ({percentage} %)")
     return lines
 
 
-# -- Checks ------------------------------------------------------------------------------------
+def _shares(memory: Item) -> dict[str, tuple[int, float]]:
+    """What takes how much, the most first: bytes, and per cent of all."""
+    parts = {name: size for name, size in memory.items() if isinstance(size, int)}
+    totals = memory.get("total")
+    whole = max(totals.values()) if isinstance(totals, dict) else sum(parts.values())
+    return {
+        name: (size, round(100 * size / max(whole, 1), 2))
+        for name, size in sorted(parts.items(), key=lambda part: -part[1])
+    }
 
 
-def _running_text(call: Call) -> str:
-    return f"RabbitMQ on node {call.node} is fully booted and running"
-
-
-def _is_running(call: Call) -> Report:
-    text = _running_text(call)
-    return Report([text], {"message": text, "result": True})
-
-
-def _is_booting(call: Call) -> Report:
-    """A node that answers has booted."""
-    text = (
-        f"RabbitMQ on node {call.node} is fully booted (check with is_running),"
-        " stopped or has not started booting yet"
-    )
-    return Report([text], {"message": text, "result": False})
-
-
-def _server_version(call: Call) -> Report:
-    version = call.overview["rabbitmq_version"]
-    return Report([version], {"result": "ok", "value": version})
-
-
-def _alarms(call: Call) -> Report:
-    lines = alarm_lines(call.api.get("nodes"))
-    if not lines:
-        text = f"Node {call.node} reported no alarms, local or clusterwide"
-        return Report([text], {"alarms": [], "node": call.node, "result": "ok"})
-    local = alarm_lines([call.api.get("nodes", call.node)])
-    message = f"Node {call.node} reported alarms"
-    others = [line for line in lines if line not in local]
-    data = {"global": others, "local": local, "message": message, "result": "ok"}
-    return Report(lines, data)
-
-
-def _passed(call: Call, text: str) -> Answer:
-    """A check that holds; with --silent that is not worth a word."""
-    return Report([] if call.options.get("silent") else [text], {"result": "ok"})
-
-
-def _not_passed(call: Call, text: str) -> CommandFailed:
-    return CommandFailed(EXIT_UNAVAILABLE, "" if call.options.get("silent") else text)
-
-
-def _check_alarms(call: Call) -> Answer:
-    lines = alarm_lines(call.api.get("nodes"))
-    if lines:
-        raise _not_passed(call, "\n".join(lines))
-    return _passed(call, f"Node {call.node} reported no alarms, local or clusterwide")
-
-
-def _check_local_alarms(call: Call) -> Answer:
-    lines = alarm_lines([call.api.get("nodes", call.node)])
-    if lines:
-        raise _not_passed(call, "Error:\n" + "\n".join(lines))
-    return _passed(call, f"Node {call.node} reported no local alarms")
-
-
-def _check_virtual_hosts(call: Call) -> Answer:
-    down = [
-        vhost["name"]
-        for vhost in call.api.get("vhosts")
-        if any(state != "running" for state in (vhost.get("cluster_state") or {}).values())
+def _memory_breakdown(call: Call) -> Report:
+    memory = call.api.get("nodes", call.node, "memory")["memory"]
+    unit = call.options["unit"].lower()
+    parts = _shares(memory)
+    lines = [
+        f"{name}: {_converted(size, unit)} ({percentage}%)"
+        for name, (size, percentage) in parts.items()
     ]
-    if down:
-        names = "\n".join(down)
-        text = f"Error:\nSome virtual hosts on node {call.node} are down:\n{names}"
-        raise _not_passed(call, text)
-    return _passed(call, f"Node {call.node} reported all vhosts as running")
+    data = {
+        name: {"bytes": size, "percentage": percentage}
+        for name, (size, percentage) in parts.items()
+    }
+    return Report([*lines, ""], data)
 
 
-def _own_listeners(call: Call) -> list[Item]:
-    listeners = call.overview.get("listeners", ())
-    return listener_maps(each for each in listeners if each["node"] == call.node)
-
-
-def _listeners(call: Call) -> Report:
-    listeners = _own_listeners(call)
-    data = {"listeners": listeners, "node": call.node, "result": "ok"}
-    return Report([listener_line(each) for each in listeners], data)
-
-
-def _ports(listeners: Iterable[Item]) -> str:
-    return ", ".join(map(str, sorted(each["port"] for each in listeners)))
-
-
-def _check_port_listener(call: Call) -> Answer:
-    listeners, (port,) = _own_listeners(call), call.arguments
-    if not any(str(each["port"]) == port for each in listeners):
-        raise CommandFailed(
-            EXIT_UNAVAILABLE,
-            f"No listener for port {port} is active on node {call.node}. "
-            f"Found listeners that use the following ports: {_ports(listeners)}",
-        )
-    text = f"A listener for port {port} is running on node {call.node}."
-    return Report([text], {"node": call.node, "port": port, "result": "ok"})
-
-
-def _check_protocol_listener(call: Call) -> Answer:
-    listeners, (wanted,) = _own_listeners(call), call.arguments
-    protocol = _PROTOCOLS.get(wanted.lower(), wanted)
-    there = sorted(each["protocol"] for each in listeners)
-    if protocol not in there:
-        raise failed(
-            f"No listener for protocol {protocol} is active on node {call.node}. "
-            f"Found listeners for the following protocols: {', '.join(there)}"
-        )
-    text = f"A listener for protocol {protocol} is running on node {call.node}."
-    return Report([text], {"node": call.node, "protocol": protocol, "result": "ok"})
-
-
-_PROTOCOLS = {"amqp091": "amqp", "amqp0.9.1": "amqp", "amqp0-9-1": "amqp", "amqps": "amqp/ssl"}
-
-
-def _check_port_connectivity(call: Call) -> Answer:
-    listeners, address = _own_listeners(call), call.options.get("address")
-    timeout_s = int(call.options.get("timeout") or 30) / (len(listeners) + 1)
-    shut = [each for each in listeners if not _connects(each, address, timeout_s)]
-    if shut:
-        title = f"Connection to ports of the following listeners on node {call.node} failed: "
-        raise failed("\n".join([title, *map(listener_line, shut)]))
-    how = f"{address} for target IP address" if address else "node hostname resolution"
-    text = f"Successfully connected to ports {_ports(listeners)} on node {call.node} (using {how})"
-    return Report([text], {"listeners": listeners, "node": call.node, "result": "ok"})
-
-
-def _connects(listener: Item, address: str | None, timeout_s: float) -> bool:
-    """Whether the port can be connected to: at ``address``, or where it listens."""
-    host = address or listener["interface"].strip("[]")
-    hosts = ("127.0.0.1", "::1") if host in _EVERYWHERE else (host,)
-    for each in hosts:
-        try:
-            socket.create_connection((each, listener["port"]), timeout_s).close()
-        except OSError:
-            continue
-        return True
-    return False
-
-
-_EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104
-
-
-def _connectivity_banner(call: Call) -> str:
-    address = call.options.get("address")
-    how = f"{address} for node IP address" if address else "hostname resolution"
-    return f"Testing TCP connections to all active listeners on node {call.node} using {how} ..."
-
-
-_CRITICAL = "node-is-mirror-sync-critical"
-
-
-def _check_mirror_sync_critical(call: Call) -> Answer:
-    try:
-        answer = call.api.get("health", "checks", _CRITICAL)
-    except ApiRefused as refusal:
-        raise _not_passed(call, refusal.reason) from refusal
-    if (answer or {}).get("reason") == "single node cluster":
-        return _passed(call, f"Node {call.node} {_SINGLE}, the check does not apply")
-    text = "reported no classic mirrored queues without online synchronised mirrors"
-    return _passed(call, f"Node {call.node} {text}")
-
-
-_SINGLE = "seems to be the only one in a single node cluster"
-
-
-def _check_quorum_critical(call: Call) -> Answer:
-    if len(call.api.get("nodes", columns="name")) == 1:
-        return _passed(call, f"Node {call.node} {_SINGLE}, the check does not apply")
-    text = "reported no quorum queues with minimum quorum"
-    return _passed(call, f"Node {call.node} {text}")
-
-
-def _check(name: str, run: Any, says: str, description: str, **more: Any) -> Command:
-    """A check: ``{node}`` in what it says before is the node's name."""
-    return Command(
-        **{
-            "name": name,
-            "run": run,
-            "description": description,
-            "section": "observability_and_health_checks",
-            "switches": TIMED,
-            "banner": lambda call: says.format(*call.arguments, node=call.node),
-            "tools": (DIAGNOSTICS,),
-        }
-        | more
-    )
+def _log_location(call: Call) -> Report:
+    files = call.api.get("nodes", call.node).get("log_files") or ["<stderr>"]
+    shown = files if call.options["all"] else files[:1]
+    return Report(shown, {"node_name": call.node, "paths": shown, "result": "ok"})
 
 
 COMMANDS = (
-    _check(
+    asking(
         "status",
         _status,
         "Status of node {node} ...",
@@ -371,108 +198,25 @@ COMMANDS = (
         check=_check_unit,
         tools=BOTH,
     ),
-    _check(
-        "is_running",
-        _is_running,
-        "Asking node {node} for its status ...",
-        "Checks if RabbitMQ is fully booted and running on the target node",
+    asking(
+        "memory_breakdown",
+        _memory_breakdown,
+        "Reporting memory breakdown on node {node}...",
+        "Provides a memory usage breakdown on the target node.",
+        usage="[--unit <unit>]",
+        switches={"unit": str, **TIMED},
+        defaults={"unit": "gb"},
+        check=_check_unit,
     ),
-    _check(
-        "is_booting",
-        _is_booting,
-        "Asking node {node} for its boot status ...",
-        "Checks if RabbitMQ is still booting on the target node",
-    ),
-    _check(
-        "check_running",
-        _running_text,
-        "Checking if RabbitMQ is running on node {node} ...",
-        "Health check that exits with a non-zero code if the RabbitMQ app on the target node"
-        " is not running",
-    ),
-    _check(
-        "server_version",
-        _server_version,
-        "Asking node {node} for its RabbitMQ version...",
-        "Displays server version on the target node",
-    ),
-    _check(
-        "alarms",
-        _alarms,
-        "Asking node {node} to report any known resource alarms ...",
-        "Lists resource alarms (local or cluster-wide) in effect on the target node",
-    ),
-    _check(
-        "check_alarms",
-        _check_alarms,
-        "Asking node {node} to report any local resource alarms ...",
-        "Health check that exits with a non-zero code if the target node reports any alarms,"
-        " local or cluster-wide.",
-    ),
-    _check(
-        "check_local_alarms",
-        _check_local_alarms,
-        "Asking node {node} to report any local resource alarms ...",
-        "Health check that exits with a non-zero code if the target node reports any local alarms",
-    ),
-    _check(
-        "check_virtual_hosts",
-        _check_virtual_hosts,
-        "Checking if all vhosts are running on node {node} ...",
-        "Health check that checks if all vhosts are running in the target node",
-    ),
-    _check(
-        "listeners",
-        _listeners,
-        "Asking node {node} to report its protocol listeners ...",
-        "Lists active connection listeners (bound interface, port, protocol) on the target node",
-    ),
-    _check(
-        "check_port_listener",
-        _check_port_listener,
-        "Asking node {node} if there's an active listener on port {0} ...",
-        "Health check that exits with a non-zero code if target node does not have an active"
-        " listener for given port",
-        usage="<port>",
-        least=1,
-        most=1,
-        check=check_positive,
-    ),
-    _check(
-        "check_protocol_listener",
-        _check_protocol_listener,
-        "Asking node {node} if there's an active listener for protocol {0} ...",
-        "Health check that exits with a non-zero code if target node does not have an active"
-        " listener for given protocol",
-        usage="<protocol>",
-        least=1,
-        most=1,
-    ),
-    _check(
-        "check_port_connectivity",
-        _check_port_connectivity,
-        "",
-        "Basic TCP connectivity health check for each listener's port on the target node",
-        usage="[--address <target address>]",
-        switches={"address": str, **TIMED},
-        aliases={"a": "address"},
-        banner=_connectivity_banner,
-    ),
-    _check(
-        "check_if_node_is_mirror_sync_critical",
-        _check_mirror_sync_critical,
-        "Checking if node {node} is critical for data safety of any classic mirrored queues ...",
-        "Health check that exits with a non-zero code if there are classic mirrored queues without"
-        " online synchronised mirrors"
-        " (queues that would potentially lose data if the target node is shut down)",
-        tools=(DIAGNOSTICS, QUEUES),
-    ),
-    _check(
-        "check_if_node_is_quorum_critical",
-        _check_quorum_critical,
-        "Checking if node {node} is critical for quorum of any quorum queues ...",
-        "Health check that exits with a non-zero code if there are queues with minimum online"
-        " quorum (queues that would lose their quorum if the target node shuts down)",
-        tools=(DIAGNOSTICS, QUEUES),
+    asking(
+        "log_location",
+        _log_location,
+        "Log file location(s) on node {node} ...",
+        "Shows log file location(s) on target node",
+        usage="[--all|-a]",
+        section="configuration",
+        switches={"all": bool, **TIMED},
+        aliases={"a": "all"},
+        defaults={"all": False},
     ),
 )

@@ -7,13 +7,11 @@ from amqpbroker.cli.ctl.command import (
     BOTH,
     CTL,
     DIAGNOSTICS,
-    EXIT_UNAVAILABLE,
     PLUGINS,
     TIMED,
     Answer,
     Call,
     Command,
-    CommandFailed,
     Report,
     Rows,
     failed,
@@ -127,50 +125,69 @@ def _change_plugins(call: Call) -> Answer:
 # -- What there is not -------------------------------------------------------------------------
 
 _NO_ERLANG = "this node does not run on Erlang"
-_REFUSED = {
-    "eval": (_NO_ERLANG, BOTH),
-    "eval_file": (_NO_ERLANG, BOTH),
-    "exec": (_NO_ERLANG, BOTH),
-    "remote_shell": (_NO_ERLANG, (DIAGNOSTICS,)),
-    "observer": (_NO_ERLANG, (DIAGNOSTICS,)),
-    "erlang_cookie_hash": (_NO_ERLANG, (DIAGNOSTICS,)),
-    "erlang_cookie_sources": (_NO_ERLANG, (DIAGNOSTICS,)),
-    "runtime_thread_stats": (_NO_ERLANG, (DIAGNOSTICS,)),
-    "maybe_stuck": (_NO_ERLANG, (DIAGNOSTICS,)),
-    "force_gc": (_NO_ERLANG, (CTL,)),
-    "hipe_compile": (_NO_ERLANG, (CTL,)),
-    "schema_info": ("there is no Mnesia here", (DIAGNOSTICS,)),
-    "change_cluster_node_type": ("every node keeps its data on disk", (CTL,)),
-    "rename_cluster_node": ("a node keeps its name", (CTL,)),
-    "update_cluster_nodes": ("nodes learn of each other from etcd", (CTL,)),
-    "join_cluster": ("a node joins a cluster when it is started: serve --cluster", (CTL,)),
-    "stop_app": ("stop the node instead: stop", (CTL,)),
-    "start_app": ("start the node instead: amqpbroker serve", (CTL,)),
-    "reset": ("stop the node, and start it with another data directory", (CTL,)),
-    "force_reset": ("stop the node, and start it with another data directory", (CTL,)),
-    "force_boot": ("a node starts whether the others run or not", (CTL,)),
-    "rotate_logs": ("This command does not rotate logs anymore [deprecated]", (CTL,)),
-}
+_STOPPED = "stop the node, and start it with another data directory"
+_REFUSED = (
+    ("eval", "<expression>", _NO_ERLANG, (CTL,)),
+    ("eval_file", "<file path>", _NO_ERLANG, (CTL,)),
+    ("exec", "<expression> [--offline]", _NO_ERLANG, (CTL,)),
+    ("remote_shell", "", _NO_ERLANG, (DIAGNOSTICS,)),
+    ("observer", "[--interval <seconds>]", _NO_ERLANG, (DIAGNOSTICS,)),
+    ("erlang_cookie_hash", "", _NO_ERLANG, (DIAGNOSTICS,)),
+    ("erlang_cookie_sources", "", _NO_ERLANG, (DIAGNOSTICS,)),
+    ("erlang_version", "", _NO_ERLANG, (DIAGNOSTICS,)),
+    ("runtime_thread_stats", "[--sample-interval <interval>]", _NO_ERLANG, (DIAGNOSTICS,)),
+    ("maybe_stuck", "", _NO_ERLANG, (DIAGNOSTICS,)),
+    ("force_gc", "", _NO_ERLANG, (CTL,)),
+    ("hipe_compile", "<directory>", _NO_ERLANG, (CTL,)),
+    ("schema_info", "[--no-table-headers] [<column> ...]", "there is no Mnesia here", BOTH),
+    ("change_cluster_node_type", "<disc | ram>", "every node keeps its data on disk", (CTL,)),
+    (
+        "rename_cluster_node",
+        "<oldnode1> <newnode1> [oldnode2] [newnode2] ...",
+        "a node keeps its name",
+        (CTL,),
+    ),
+    ("update_cluster_nodes", "<seed_node>", "nodes learn of each other from etcd", (CTL,)),
+    (
+        "join_cluster",
+        "[--disc|--ram] <existing_cluster_member>",
+        "a node joins a cluster when it is started: serve --cluster",
+        (CTL,),
+    ),
+    ("stop_app", "", "stop the node instead: stop", (CTL,)),
+    ("start_app", "", "start the node instead: amqpbroker serve", (CTL,)),
+    ("reset", "", _STOPPED, (CTL,)),
+    ("force_reset", "", _STOPPED, (CTL,)),
+    ("force_boot", "", "a node starts whether the others run or not", (CTL,)),
+    ("rotate_logs", "", "logs go to the standard error", (CTL,)),
+)
+"""Commands that only make sense in Erlang, or in Erlang's clusters: what is to be said instead."""
 
 
-def _refused(name: str, why: str, tools: tuple[str, ...]) -> Command:
+def _refused(name: str, usage: str, why: str, tools: tuple[str, ...]) -> Command:
     def run(call: Call) -> Answer:
-        raise CommandFailed(EXIT_UNAVAILABLE, f"Error:\n{name} is not supported: {why}")
+        raise failed(f"{name} is not supported: {why}")
 
     return Command(
         name=name,
         run=run,
-        usage="[<argument> ...]",
+        usage=usage,
         description=f"Not supported: {why}",
         section="deprecated",
         most=None,
-        switches={"offline": bool, "disc": bool, "ram": bool, "interval": int},
+        switches={
+            "offline": bool,
+            "disc": bool,
+            "ram": bool,
+            "interval": int,
+            "sample_interval": int,
+        },
         tools=tools,
     )
 
 
 _EVERYWHERE = (*BOTH, PLUGINS)
-_PLUGIN_SWITCHES: dict[str, Any] = {"offline": bool, "online": bool, "all": bool, **TIMED}
+_PLUGIN_SWITCHES: dict[str, Any] = {"offline": bool, "online": bool, "all": bool}
 
 COMMANDS = (
     Command(
@@ -204,7 +221,7 @@ COMMANDS = (
     Command(
         name="enable_feature_flag",
         run=_enable_feature_flag,
-        usage="<all | feature_flag>",
+        usage="[--experimental] <all | feature_flag>",
         description="Enables a feature flag or all supported feature flags on the target node",
         section="feature_flags",
         least=1,
@@ -244,7 +261,6 @@ COMMANDS = (
             "minimal": bool,
             "enabled": bool,
             "implicitly_enabled": bool,
-            **TIMED,
         },
         aliases={"v": "verbose", "m": "minimal", "E": "enabled", "e": "implicitly_enabled"},
         banner=_list_banner,
@@ -256,7 +272,7 @@ COMMANDS = (
         usage="<plugin1> [ <plugin2>] [--offline] [--online]",
         description="Health check that exits with a non-zero code if provided plugins are not"
         " enabled on target node",
-        section="plugin_management",
+        section="observability_and_health_checks",
         least=1,
         most=None,
         switches=_PLUGIN_SWITCHES,
@@ -272,18 +288,18 @@ COMMANDS = (
         Command(
             name=name,
             run=_change_plugins,
-            usage="<plugin1> [ <plugin2>] | --all [--offline] [--online]",
+            usage=f"<plugin1> [ <plugin2>] {all_of}[--offline] [--online]",
             description=description,
             section="plugin_management",
             most=None,
             switches=_PLUGIN_SWITCHES,
             tools=(PLUGINS,),
         )
-        for name, description in (
-            ("enable", "Enables one or more plugins"),
-            ("disable", "Disables one or more plugins"),
-            ("set", "Enables one or more plugins, disables the rest"),
+        for name, description, all_of in (
+            ("enable", "Enables one or more plugins", "| --all "),
+            ("disable", "Disables one or more plugins", "| --all "),
+            ("set", "Enables one or more plugins, disables the rest", ""),
         )
     ),
-    *(_refused(name, *rest) for name, rest in _REFUSED.items()),
+    *(_refused(*refused) for refused in _REFUSED),
 )

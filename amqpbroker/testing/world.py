@@ -11,7 +11,8 @@ tests and pytest-trio rely on; a test of ours fails when they go.
 """
 
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from heapq import heappop, heappush
 from itertools import count
 from typing import Any, TypeVar
@@ -355,15 +356,23 @@ def simulate(
             nursery.cancel_scope.cancel()
         return result
 
+    try:
+        with seeded_scheduler(seed):
+            return trio.run(run, clock=trio.testing.MockClock(autojump_threshold=0))
+    except BaseException as error:
+        error.add_note(f"simulation seed {seed}")
+        raise
+
+
+@contextmanager
+def seeded_scheduler(seed: int) -> Iterator[None]:
+    """Let the seed decide in which order trio runs tasks that are ready together."""
     scheduler: Any = _run
     before = scheduler._ALLOW_DETERMINISTIC_SCHEDULING, scheduler._r.getstate()
     scheduler._ALLOW_DETERMINISTIC_SCHEDULING = True
     scheduler._r.seed(seed)
     try:
-        return trio.run(run, clock=trio.testing.MockClock(autojump_threshold=0))
-    except BaseException as error:
-        error.add_note(f"simulation seed {seed}")
-        raise
+        yield
     finally:
         scheduler._ALLOW_DETERMINISTIC_SCHEDULING = before[0]
         scheduler._r.setstate(before[1])

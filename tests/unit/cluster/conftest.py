@@ -6,10 +6,13 @@ import pytest
 import trio
 import trio.testing
 
+from amqpbroker.testing.world import seeded_scheduler
+
 
 def in_simulated_time(test: Callable[[], Awaitable[object]], **options: Any) -> object:
     clock = trio.testing.MockClock(autojump_threshold=0)
-    return trio.run(test, **options | {"clock": clock})
+    with seeded_scheduler(1):
+        return trio.run(test, **options | {"clock": clock})
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -21,3 +21,23 @@ async def test_a_peer_that_is_gone_before_it_is_accepted_is_passed_over() -> Non
 
         assert stream.peer == here.getsockname()
     listener.close()
+
+
+async def test_a_stream_is_quiet_until_something_waits_to_be_received() -> None:
+    network = real_world().network
+    listener = await network.listen("127.0.0.1", 0)
+    ours = await network.connect(*listener.address)
+    theirs = await listener.accept()
+    with trio.fail_after(5):
+        assert ours.is_quiet()
+        theirs.send_nowait(b"a")
+        while ours.is_quiet():
+            await trio.lowlevel.checkpoint()
+        assert await ours.receive_some(10) == b"a"
+        assert ours.is_quiet()
+        theirs.close()
+        while ours.is_quiet():
+            await trio.lowlevel.checkpoint()
+    ours.close()
+    assert not ours.is_quiet()
+    listener.close()

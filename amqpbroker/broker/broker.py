@@ -105,7 +105,7 @@ class Broker:
 
     def boot(self, user: str, password: str) -> None:
         """What a new node starts with: the virtual host ``/``, and one user who may do all."""
-        self.submit(put(VHostDefinition("/")))
+        self.submit(put(VHostDefinition("/", "Default virtual host")))
         password_hash = hash_password(password, self.world.random)
         self.submit(put(UserDefinition(user, password_hash, ("administrator",))))
         self.submit(put(PermissionDefinition("/", user, ".*", ".*", ".*")))

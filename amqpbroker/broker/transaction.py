@@ -65,6 +65,16 @@ class Transaction:
             outgoing.queues = tuple(to for to in outgoing.queues if to not in replies)
         self._published.append(outgoing)
 
+    @property
+    def published_count(self) -> int:
+        """Messages that wait for the commit."""
+        return sum(len(outgoing.raws) for outgoing in self._published)
+
+    @property
+    def settled_count(self) -> int:
+        """Settled deliveries that wait for the commit."""
+        return sum(len(run.indexes) for run, _ in self._settled)
+
     def settle(self, taken: list[Delivered], outcome: Outcome) -> None:
         """Keep what becomes of deliveries until commit."""
         self._settled += [(run, outcome) for run in taken]

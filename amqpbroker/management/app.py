@@ -101,7 +101,7 @@ class _Endpoint:
             return Response(status_code=405, headers={"allow": self._allowed()})
         path = {name: unquote(value) for name, value in request.path_params.items()}
         body = await _body_of(request)
-        call = Call(self._management, method, path, request.query_params, body)
+        call = Call(self._management, method, path, request.query_params, body, request.headers)
         authorization = request.headers.get("authorization", "")
         if self._caller is not None:
             host = self._caller.host

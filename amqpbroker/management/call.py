@@ -24,8 +24,6 @@ DEFAULT_EXCHANGE = "amq.default"
 _EXCHANGES = ("exchange", "source", "destination")
 """Parts of paths in which the default exchange goes by that name."""
 
-_MISSING = object()
-
 
 class Fault(Exception):
     """An answer that is no success: ``status`` and, unless the body is empty, why."""
@@ -96,6 +94,7 @@ class Call:
         path: Mapping[str, str],
         query: Mapping[str, str],
         body: bytes,
+        headers: Mapping[str, str],
     ) -> None:
         self.broker = management.broker
         self.facts = management.facts
@@ -106,6 +105,7 @@ class Call:
             for name, value in path.items()
         }
         self.query = query
+        self.headers = headers
         self.caller: Caller
         self._body = body
 
@@ -204,29 +204,67 @@ class Call:
 
     # -- waiting -------------------------------------------------------------------------------
 
+    def gather(self) -> "Gathered":
+        """Answers that are waited for together."""
+        return Gathered(self.broker)
+
     async def settled(self, answer: Value | Pending[Value]) -> Value:
         """The answer, once it is there. Raises `Fault` (500) if that takes too long."""
         if not isinstance(answer, Pending):
             return answer
-        self.broker.turn.end_batch()
-        done = trio.Event()
-        got: list[Any] = [_MISSING]
-        failed: list[Exception] = []
+        gathered = self.gather()
+        gathered.add(answer)
+        [value] = await gathered.all()
+        return cast(Value, value)
 
-        def resolve(value: Value) -> None:
-            got[0] = value
-            done.set()
+
+class Gathered:
+    """Answers, some of which are not there yet."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+        self._values: list[Any] = []
+        self._waiting: set[Pending[Any]] = set()
+        self._error: Exception | None = None
+        self._changed = trio.Event()
+
+    def add(self, answer: Any) -> None:
+        """Wait for this too, if it has to be waited for."""
+        place = len(self._values)
+        self._values.append(answer)
+        if not isinstance(answer, Pending):
+            return
+        self._waiting.add(answer)
+
+        def resolve(value: Any) -> None:
+            self._values[place] = value
+            self._done(answer)
 
         def fail(error: Exception) -> None:
-            failed.append(error)
-            done.set()
+            self._error = self._error or error
+            self._done(answer)
 
         answer.then, answer.otherwise = resolve, fail
-        with trio.move_on_after(self.broker.limits.pending_s_max):
-            await done.wait()
-        answer.then = answer.otherwise = None
-        if failed:
-            raise failed[0]
-        if got[0] is _MISSING:
+
+    def _done(self, answer: Pending[Any]) -> None:
+        self._waiting.discard(answer)
+        if not self._waiting:
+            self._changed.set()
+
+    async def all(self) -> list[Any]:
+        """All of them, in the order in which they were added.
+
+        Raises the first error among them, or `Fault` (500) if it takes too long.
+        """
+        self._broker.turn.end_batch()
+        if self._waiting:
+            self._changed = trio.Event()
+            with trio.move_on_after(self._broker.limits.pending_s_max):
+                await self._changed.wait()
+        for answer in self._waiting:
+            answer.then = answer.otherwise = None
+        if self._error is not None:
+            raise self._error
+        if self._waiting:
             raise Fault(500, "timeout", "the answer took too long; try again")
-        return cast(Value, got[0])
+        return self._values

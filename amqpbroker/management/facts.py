@@ -22,7 +22,7 @@ def _nothing() -> None:
     return None
 
 
-@attrs.define
+@attrs.define(eq=False)
 class NodeFacts:
     """What the API says of the process; whoever runs the node fills it in."""
 

@@ -14,7 +14,7 @@ from amqpbroker.definitions import (
     delete,
     put,
 )
-from amqpbroker.management import rendering
+from amqpbroker.management import rendering, totals
 from amqpbroker.management.call import Call, bad_request
 from amqpbroker.management.listing import Listing
 from amqpbroker.queues.queue import Pending
@@ -27,17 +27,27 @@ def whoami(call: Call) -> Any:
     return {"name": call.user.name, "tags": list(call.tags), "is_internal_user": True}
 
 
+def auth(call: Call) -> Any:
+    """Whether users can come in by OAuth 2: they cannot."""
+    return {"oauth_enabled": False}
+
+
+def hashed_password(call: Call) -> Any:
+    """A password as it would be kept."""
+    return {"ok": hash_password(call.path["password"], call.broker.world.random)}
+
+
 # -- virtual hosts -------------------------------------------------------------------------------
 
 
-def vhosts(call: Call) -> Listing:
+async def vhosts(call: Call) -> Listing:
     """The virtual hosts that the user sees; monitors see all."""
     found = [
-        vhost
-        for name, vhost in call.broker.vhosts.items()
+        {**rendering.vhost(call, vhost), **await totals.vhost(call, vhost)}
+        for name, vhost in list(call.broker.vhosts.items())
         if call.is_monitor or call.may_enter(name)
     ]
-    return Listing(found, lambda vhost: rendering.vhost(call, vhost), lambda vhost: (vhost.name,))
+    return Listing(found, lambda vhost: vhost, lambda vhost: (vhost["name"],))
 
 
 def vhost_exists(call: Call) -> bool:
@@ -45,9 +55,9 @@ def vhost_exists(call: Call) -> bool:
     return call.path["vhost"] in call.broker.vhosts
 
 
-def vhost(call: Call) -> Any:
-    """One virtual host."""
-    return rendering.vhost(call, call.vhost)
+async def vhost(call: Call) -> Any:
+    """One virtual host, and what is going on in it."""
+    return {**rendering.vhost(call, call.vhost), **await totals.vhost(call, call.vhost)}
 
 
 async def put_vhost(call: Call) -> None:

@@ -7,6 +7,7 @@ request came, less what has gone meanwhile.
 
 import heapq
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Any, cast
 
 import attrs
@@ -35,7 +36,7 @@ class Listing:
     ``key`` gives what they are ordered by unless something else is asked for, and ends in the name.
     """
 
-    items: Sequence[Any]
+    items: Iterable[Any]
     render: Callable[[Any], dict[str, Any] | None]
     key: Callable[[Any], tuple[Any, ...]]
     is_paged: bool = True
@@ -159,11 +160,11 @@ async def _sorted_by(column: str, listing: Listing, breather: Breather) -> Listi
 
 
 async def _in_order(
-    items: Sequence[Any], key: Callable[[Any], tuple[Any, ...]], reverse: bool, breather: Breather
+    items: Iterable[Any], key: Callable[[Any], tuple[Any, ...]], reverse: bool, breather: Breather
 ) -> list[Any]:
     parts: list[list[Any]] = []
-    for start in range(0, len(items), _SORTED_AT_ONCE_MAX):
-        part = items[start : start + _SORTED_AT_ONCE_MAX]
+    rest = iter(items)
+    while part := list(islice(rest, _SORTED_AT_ONCE_MAX)):
         parts.append(sorted(part, key=key, reverse=reverse))
         await breather.breathe()
     if len(parts) < 2:

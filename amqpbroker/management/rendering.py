@@ -5,6 +5,7 @@ value that RabbitMQ has for nothing.
 """
 
 import base64
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote_plus
@@ -12,12 +13,27 @@ from zlib import crc32
 
 import attrs
 
+from amqpbroker.broker.channel import Channel
+from amqpbroker.broker.consumer import ChannelConsumer
+from amqpbroker.broker.policy import InForce
+from amqpbroker.broker.session import Session
 from amqpbroker.broker.vhost import VHost
 from amqpbroker.definitions import BindingDefinition, PolicyDefinition, UserDefinition
 from amqpbroker.management.call import Call
 from amqpbroker.management.encoding import table
-from amqpbroker.queues.queue import Queue
+from amqpbroker.queues.queue import Queue, QueueCounts, QueueStat
 from amqpbroker.routing.router import Exchange
+
+NO_COLLECTION = {
+    "max_heap_size": -1,
+    "min_bin_vheap_size": -1,
+    "min_heap_size": -1,
+    "fullsweep_after": -1,
+    "minor_gcs": -1,
+}
+"""What RabbitMQ says of the garbage of a process that it knows nothing of."""
+BROKER_USER = "rmq-internal"
+"""Who has made what nobody is known to have made."""
 
 
 def time_text(time_ms: int) -> str:
@@ -28,6 +44,9 @@ def time_text(time_ms: int) -> str:
 def record(definition: Any) -> dict[str, Any]:
     """A definition with its own names of fields."""
     return attrs.asdict(definition, recurse=False)
+
+
+# -- users, virtual hosts, policies --------------------------------------------------------------
 
 
 def user(definition: UserDefinition) -> dict[str, Any]:
@@ -41,14 +60,23 @@ def user(definition: UserDefinition) -> dict[str, Any]:
     }
 
 
-def vhost(call: Call, there: VHost) -> dict[str, Any]:
-    """A virtual host."""
+def vhost_metadata(there: VHost) -> dict[str, Any]:
+    """What was said of a virtual host."""
     definition = there.definition
-    about = {"description": definition.description, "tags": list(definition.tags)}
+    about: dict[str, Any] = {
+        "description": definition.description,
+        "tags": list(definition.tags),
+    }
     if definition.default_queue_type:
         about["default_queue_type"] = definition.default_queue_type
+    return about
+
+
+def vhost(call: Call, there: VHost) -> dict[str, Any]:
+    """A virtual host as such; what is in it is counted elsewhere."""
+    about = vhost_metadata(there)
     return {
-        "name": definition.name,
+        "name": there.name,
         "default_queue_type": "undefined",
         **about,
         "metadata": about,
@@ -69,7 +97,49 @@ def policy(definition: PolicyDefinition) -> dict[str, Any]:
     }
 
 
-# -- queues, exchanges, bindings -----------------------------------------------------------------
+def _in_force(found: InForce) -> dict[str, Any]:
+    return {
+        "policy": None if found.policy is None else found.policy.name,
+        "operator_policy": None if found.operator is None else found.operator.name,
+        "effective_policy_definition": found.definition,
+    }
+
+
+# -- queues --------------------------------------------------------------------------------------
+
+
+def messages(stat: QueueStat) -> dict[str, int]:
+    """How many messages a queue has."""
+    return {
+        "messages": stat.ready + stat.unsettled,
+        "messages_ready": stat.ready,
+        "messages_unacknowledged": stat.unsettled,
+    }
+
+
+def queue_counts(counts: QueueCounts) -> dict[str, int]:
+    """What went through a queue."""
+    return {
+        "publish": counts.published,
+        "deliver": counts.delivered,
+        "deliver_no_ack": counts.delivered_no_ack,
+        "get": counts.got,
+        "get_no_ack": counts.got_no_ack,
+        "get_empty": counts.got_empty,
+        "deliver_get": counts.delivered + counts.delivered_no_ack + counts.got + counts.got_no_ack,
+        "redeliver": counts.redelivered,
+        "ack": counts.acked,
+    }
+
+
+def message_stats(details: dict[str, Any], counts: dict[str, int]) -> dict[str, Any]:
+    """``message_stats``, which an object that nothing has gone through does not have."""
+    if not any(counts.values()):
+        return {}
+    stats = {}
+    for name in counts:
+        stats[name], stats[f"{name}_details"] = details[name], details[f"{name}_details"]
+    return {"message_stats": stats}
 
 
 def queue(call: Call, there: Queue) -> dict[str, Any] | None:
@@ -77,11 +147,10 @@ def queue(call: Call, there: Queue) -> dict[str, Any] | None:
     if there.version:
         return None
     definition, stat = there.definition, there.glance()
-    messages = {
-        "messages": stat.ready + stat.unsettled,
-        "messages_ready": stat.ready,
-        "messages_unacknowledged": stat.unsettled,
-    }
+    lengths, counts = messages(stat), queue_counts(there.counts)
+    details = call.rates.details(there, lengths | counts)
+    capacity = 1.0 if stat.consumers and not stat.ready else 0.0
+    stats = message_stats(details, counts)
     return {
         "name": definition.name,
         "vhost": definition.vhost,
@@ -92,14 +161,72 @@ def queue(call: Call, there: Queue) -> dict[str, Any] | None:
         "arguments": table(definition.arguments),
         "node": call.broker.name,
         "state": "running",
+        **_in_force(call.broker.vhosts[definition.vhost].policies.of_queue(definition)),
+        **_owner(there),
         "consumers": stat.consumers,
-        **call.rates.details(there, messages),
+        "consumer_utilisation": capacity,
+        "consumer_capacity": capacity,
+        "exclusive_consumer_tag": None,
+        "single_active_consumer_tag": None,
+        "idle_since": time_text(call.rates.changed_ms(there)),
+        **{name: value for name, value in details.items() if name.startswith("messages")},
+        **stats,
+        "messages_ram": lengths["messages"],
+        "messages_ready_ram": lengths["messages_ready"],
+        "messages_unacknowledged_ram": lengths["messages_unacknowledged"],
+        "messages_persistent": 0,
+        "messages_paged_out": 0,
+        "message_bytes": 0,
+        "message_bytes_ready": 0,
+        "message_bytes_unacknowledged": 0,
+        "message_bytes_ram": 0,
+        "message_bytes_persistent": 0,
+        "message_bytes_paged_out": 0,
+        "head_message_timestamp": None,
+        "memory": 0,
+        "reductions": 0,
+        "reductions_details": {"rate": 0.0},
+        "garbage_collection": NO_COLLECTION,
+        "storage_version": 2,
+        "slave_nodes": [],
+        "synchronised_slave_nodes": [],
+        "recoverable_slaves": None,
     }
+
+
+def _owner(there: Queue) -> dict[str, Any]:
+    owner = there.owner
+    if not isinstance(owner, Session):
+        return {}
+    return {"owner_pid_details": _connection_details(owner)}
+
+
+def queue_in_full(call: Call, there: Queue) -> dict[str, Any] | None:
+    """A queue, with those who take from it."""
+    rendered = queue(call, there)
+    if rendered is None:
+        return None
+    found = [consumer for consumer in consumers(call) if consumer.queue is there]
+    exclusive = [consumer.tag for consumer in found if consumer.exclusive]
+    return {
+        **rendered,
+        "exclusive_consumer_tag": exclusive[0] if exclusive else None,
+        "consumer_details": [consumer_of_channel(call, each) for each in found],
+        "deliveries": [],
+        "incoming": [],
+    }
+
+
+# -- exchanges and bindings ----------------------------------------------------------------------
 
 
 def exchange(call: Call, there: Exchange) -> dict[str, Any]:
     """An exchange as it is listed."""
     definition = there.definition
+    vhost = call.broker.vhosts[definition.vhost]
+    counts = {"publish_in": there.published_in, "publish_out": there.published_out}
+    found = vhost.policies.of_exchange(definition)
+    policy = {} if found.policy is None else {"policy": found.policy.name}
     return {
         "name": definition.name,
         "vhost": definition.vhost,
@@ -108,8 +235,15 @@ def exchange(call: Call, there: Exchange) -> dict[str, Any]:
         "auto_delete": definition.auto_delete,
         "internal": definition.internal,
         "arguments": table(definition.arguments),
-        "user_who_performed_action": "rmq-internal",
+        "user_who_performed_action": BROKER_USER,
+        **policy,
+        **message_stats(call.rates.details(there, counts), counts),
     }
+
+
+def exchange_in_full(call: Call, there: Exchange) -> dict[str, Any]:
+    """An exchange by itself."""
+    return {**exchange(call, there), "incoming": [], "outgoing": []}
 
 
 def binding(there: BindingDefinition) -> dict[str, Any]:
@@ -133,3 +267,186 @@ def properties_key(binding: BindingDefinition) -> str:
     digest = crc32(repr(sorted(binding.arguments.items())).encode("utf-8", "surrogateescape"))
     octets = digest.to_bytes(4, "big")
     return f"{key}~{base64.urlsafe_b64encode(octets).decode().rstrip('=')}"
+
+
+# -- connections, channels, consumers ------------------------------------------------------------
+
+
+def connections(call: Call) -> Iterator[Session]:
+    """The connections that are at work, and that the user may see: all, or its own."""
+    for session in list(call.broker.sessions):
+        if session.is_open and session.mechanism and _may_see(call, session):
+            yield session
+
+
+def _may_see(call: Call, session: Session) -> bool:
+    assert session.user is not None
+    return call.is_monitor or session.user.name == call.user.name
+
+
+def channels(call: Call) -> Iterator[Channel]:
+    """The channels of these connections."""
+    for session in connections(call):
+        yield from list(session.channels.values())
+
+
+def consumers(call: Call) -> Iterator[ChannelConsumer]:
+    """The consumers on all channels, whoever's they are."""
+    for session in list(call.broker.sessions):
+        for channel in list(session.channels.values()):
+            yield from list(channel.consumers.values())
+
+
+def connection(call: Call, there: Session) -> dict[str, Any] | None:
+    """A connection; None: it has ended meanwhile."""
+    if not there.is_open:
+        return None
+    assert there.user is not None
+    assert there.vhost is not None
+    wire = there.connection
+    octets = {"recv_oct": wire.received_bytes, "send_oct": wire.sent_bytes}
+    (peer_host, peer_port), (host, port) = there.ends.peer, there.ends.local
+    name = there.client_properties.get("connection_name")
+    return {
+        "name": there.ends.name,
+        "user_provided_name": name if isinstance(name, str) else "",
+        "user": there.user.name,
+        "user_who_performed_action": there.user.name,
+        "vhost": there.vhost.name,
+        "node": call.broker.name,
+        "type": "network",
+        "protocol": "AMQP 0-9-1",
+        "auth_mechanism": there.mechanism,
+        "state": there.state,
+        "connected_at": there.connected_ms,
+        "host": host,
+        "port": port,
+        "peer_host": peer_host,
+        "peer_port": peer_port,
+        "channels": len(there.channels),
+        "channel_max": wire.channel_max,
+        "frame_max": wire.frame_max,
+        "timeout": wire.heartbeat_s,
+        "client_properties": table(there.client_properties),
+        **call.rates.details(there, octets),
+        "recv_cnt": wire.received_count,
+        "send_cnt": wire.sent_count,
+        "send_pend": there.backlog_bytes,
+        "ssl": False,
+        **dict.fromkeys(_OF_TLS),
+        "garbage_collection": NO_COLLECTION,
+        "reductions": 0,
+        "reductions_details": {"rate": 0.0},
+    }
+
+
+_OF_TLS = (
+    "ssl_protocol",
+    "ssl_key_exchange",
+    "ssl_cipher",
+    "ssl_hash",
+    "peer_cert_subject",
+    "peer_cert_issuer",
+    "peer_cert_validity",
+)
+
+
+def _connection_details(session: Session) -> dict[str, Any]:
+    host, port = session.ends.peer
+    return {"name": session.ends.name, "peer_host": host, "peer_port": port}
+
+
+def _channel_name(there: Channel) -> str:
+    return f"{there.session.ends.name} ({there.number})"
+
+
+def channel(call: Call, there: Channel) -> dict[str, Any] | None:
+    """A channel; None: it was closed meanwhile."""
+    session = there.session
+    if session.channels.get(there.number) is not there:
+        return None
+    assert session.user is not None
+    window, transaction = there.publisher.window, there.transaction
+    counts = {
+        "publish": window.published_count,
+        "confirm": window.confirmed_count,
+        "return_unroutable": there.publisher.counts.returned,
+        "drop_unroutable": there.publisher.counts.dropped,
+        "deliver_get": there.next_tag - 1,
+    }
+    details = call.rates.details(there, counts)
+    return {
+        "name": _channel_name(there),
+        "number": there.number,
+        "user": session.user.name,
+        "user_who_performed_action": session.user.name,
+        "vhost": there.vhost.name,
+        "node": call.broker.name,
+        "connection_details": _connection_details(session),
+        "state": session.state,
+        "confirm": window.confirming,
+        "transactional": transaction is not None,
+        "consumer_count": len(there.consumers),
+        "prefetch_count": there.prefetch_for_new,
+        "global_prefetch_count": there.prefetch,
+        "messages_unacknowledged": there.unsettled.count,
+        "messages_unconfirmed": window.unconfirmed_count,
+        "messages_uncommitted": 0 if transaction is None else transaction.published_count,
+        "acks_uncommitted": 0 if transaction is None else transaction.settled_count,
+        "pending_raft_commands": 0,
+        "idle_since": time_text(call.rates.changed_ms(there)),
+        **message_stats(details, counts),
+        "garbage_collection": NO_COLLECTION,
+        "reductions": 0,
+        "reductions_details": {"rate": 0.0},
+    }
+
+
+def channel_in_full(call: Call, there: Channel) -> dict[str, Any] | None:
+    """A channel, with its consumers."""
+    rendered = channel(call, there)
+    if rendered is None:
+        return None
+    return {
+        **rendered,
+        "consumer_details": [consumer_of_channel(call, each) for each in there.consumers.values()],
+        "deliveries": [],
+        "publishes": [],
+    }
+
+
+def consumer_of_channel(call: Call, there: ChannelConsumer) -> dict[str, Any]:
+    """A consumer."""
+    channel = there.channel
+    session = channel.session
+    host, port = session.ends.peer
+    definition = there.queue.definition
+    return {
+        "consumer_tag": there.tag,
+        "queue": {"name": definition.name, "vhost": definition.vhost},
+        "ack_required": not there.no_ack,
+        "exclusive": there.exclusive,
+        "prefetch_count": there.prefetch,
+        "active": True,
+        "activity_status": "up",
+        "arguments": table(there.arguments),
+        "consumer_timeout": 1_800_000,
+        "channel_details": {
+            "name": _channel_name(channel),
+            "number": channel.number,
+            "connection_name": session.ends.name,
+            "node": call.broker.name,
+            "peer_host": host,
+            "peer_port": port,
+            "user": "" if session.user is None else session.user.name,
+        },
+    }
+
+
+def sum_of_counts(all_counts: Iterable[dict[str, int]]) -> dict[str, int]:
+    """The sums of counts, by name."""
+    out: dict[str, int] = {}
+    for counts in all_counts:
+        for name, count in counts.items():
+            out[name] = out.get(name, 0) + count
+    return out

@@ -14,6 +14,7 @@ import click
 import trio
 
 from amqpbroker import __version__
+from amqpbroker.cli.check_data import check_data
 from amqpbroker.cli.ctl.command import TOOLS
 from amqpbroker.errors import ConfigError, DataError, DiskFailure
 from amqpbroker.server.collector import collect_when_idle
@@ -170,6 +171,9 @@ def _control_command() -> Path:
     if found is None:
         raise ConfigError(f"{CONTROL_COMMAND} is not on the PATH; install amqpbroker with pip")
     return Path(found)
+
+
+cli.add_command(check_data)
 
 
 def main() -> None:

@@ -5,6 +5,7 @@ at a time. A disk that fails ends the node: after that nothing is sure that was 
 """
 
 import logging
+from functools import partial
 
 import trio
 
@@ -25,6 +26,18 @@ log = logging.getLogger(__name__)
 _FULL_DISK_RETRY_S = 0.2
 
 
+def read_definitions(catalog: Catalog, folder: str, lines: list[bytes]) -> None:
+    """Take up what the lines in a data directory say. Raises `DataError`."""
+    try:
+        for line in lines:
+            catalog.apply(decode_change(line), line)
+    except DefinitionError as error:
+        raise DataError(
+            f"the definitions in {folder} cannot be read: {error}; use the version that has"
+            " written it, or a newer one"
+        ) from error
+
+
 class Keeping:
     """Keeps what a broker has, in a data directory that is opened by `open`."""
 
@@ -41,17 +54,7 @@ class Keeping:
         """Open the data directory of the node ``name``. Raises `DataError`."""
         salt = world.random.getrandbits(32)
         catalog = Catalog()
-
-        def read(lines: list[bytes]) -> None:
-            try:
-                for line in lines:
-                    catalog.apply(decode_change(line), line)
-            except DefinitionError as error:
-                raise DataError(
-                    f"the definitions in {folder} cannot be read: {error}; start it with the"
-                    " version that has written it, or a newer one"
-                ) from error
-
+        read = partial(read_definitions, catalog, folder)
         uuid = new_id(world.random)
         store = await Store.open(world.disk, folder, name, WAITING_BYTES_MAX, salt, read, uuid)
         catalog.newest_log_id = max(catalog.newest_log_id, store.newest_log_id)

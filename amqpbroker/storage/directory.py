@@ -31,8 +31,10 @@ _WAL = "wal"
 _QUEUES = "queues"
 _OF_A_NEW_ONE = {_DRAFT, _LOCK, _WAL, _QUEUES, "lost+found"}
 """What a crash may have left of one that was being made; the last comes with a file system."""
+OWN = _OF_A_NEW_ONE | {_SIGN, "ctl.sock"}
+"""What may be in a data directory."""
 _DEEPEST = "queues/transient-4294967296/00000001.seg"
-_TRIAL = "trial"
+TRIAL = "trial"
 _TRIAL_BYTES = 64 * 1024
 _ADVICE = {
     errno.EROFS: "mount it so that it can be written",
@@ -84,7 +86,7 @@ def owner_of(disk: Disk, folder: str) -> Owner | None:
             " choose an empty or a new folder with --data-dir"
         )
     for name in sorted(names & {_WAL, _QUEUES}):
-        if disk.names(f"{folder}/{name}") not in ([], [_TRIAL]):
+        if disk.names(f"{folder}/{name}") not in ([], [TRIAL]):
             raise DataError(
                 f"{folder}/{_SIGN} is missing, and there is data in {folder}/{name}: restore it"
                 f" from a backup, or move {folder} away to begin anew"
@@ -219,18 +221,17 @@ def _remove(disk: Disk, path: str) -> None:
 def _lock(disk: Disk, folder: str, undo: ExitStack) -> File:
     lock = disk.open(f"{folder}/{_LOCK}", create=True)
     undo.callback(lock.close)
-    take(lock, folder)
+    take(lock, folder, "stop that one, or choose another with --data-dir")
     return lock
 
 
-def take(lock: File, folder: str) -> None:
+def take(lock: File, folder: str, advice: str) -> None:
     """Lock a data directory by its file for that. Raises `DataError` if it is locked."""
     try:
         lock.lock()
     except BlockingIOError:
         raise DataError(
-            f"the data directory {folder} is used by a running node (or check-data reads it): stop"
-            " that one, or choose another with --data-dir"
+            f"the data directory {folder} is used by a running node, or being checked: {advice}"
         ) from None
 
 
@@ -257,7 +258,7 @@ async def _sync_names(disk: Disk, path: str) -> None:
 
 def _try_to_write(disk: Disk, folder: str) -> None:
     """See that files can be made in a folder, and written. Raises `OSError`."""
-    path = f"{folder}/{_TRIAL}"
+    path = f"{folder}/{TRIAL}"
     file = disk.open(path, create=True)
     try:
         file.append(bytes(_TRIAL_BYTES))

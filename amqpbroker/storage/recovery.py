@@ -161,6 +161,8 @@ class Recovered:
     damages: list[Damage] = attrs.Factory(list)
     torn: tuple[str, int] | None = None
     """Where a batch begins that a crash has cut off: nobody was promised anything about it."""
+    rests: list[tuple[str, int]] = attrs.Factory(list)
+    """Where octets begin, at the end of a file, that are no batch; with them perhaps ``torn``."""
     clean: bool = False
     """Whether the last thing that was written says that the node has stopped in good order."""
 
@@ -190,12 +192,15 @@ def recover(disk: Disk, folder: str) -> Recovered:
             path = f"{folder}/{name}"
             recovered.paths.append(path)
             recovered.number = int(number)
-            batches += _read(disk, path, recovered.damages)
+            batches += _read(disk, path, recovered)
     synced_to = max((batch.head.synced_to for batch in batches), default=0)
     last: _Batch | None = None
     for batch in batches:
         head = batch.head
         is_synced = head.number <= synced_to
+        if last is None and head.number > 1:  # As it should be, if all is said anew here.
+            what = f"batches 1 to {head.number - 1} are not there"
+            recovered.damages.append(Damage(_file_before(batch.path), 0, what))
         if last is not None and head.number != last.head.number + 1 and is_synced:
             # Noted of the file before, if it is at a border: all older files may be unnecessary.
             what = f"batches {last.head.number + 1} to {head.number - 1} are not there"
@@ -210,7 +215,13 @@ def recover(disk: Disk, folder: str) -> Recovered:
     return recovered
 
 
-def _read(disk: Disk, path: str, damages: list[Damage]) -> list[_Batch]:
+def _file_before(path: str) -> str:
+    """The file that was written before one."""
+    folder, _, name = path.rpartition("/")
+    return f"{folder}/{int(name.removesuffix(SUFFIX)) - 1:08}{SUFFIX}"
+
+
+def _read(disk: Disk, path: str, recovered: Recovered) -> list[_Batch]:
     """The batches in a file."""
     file = disk.open(path, read_only=True)
     try:
@@ -218,10 +229,11 @@ def _read(disk: Disk, path: str, damages: list[Damage]) -> list[_Batch]:
     finally:
         file.close()
     if len(data) < FILE_HEAD_BYTES:
+        recovered.rests += [(path, 0)] if data else []
         return []  # A crash came between its name and its beginning.
     head = decode_file_head(data, FILE_MARK)
     if head is None or head.is_mended:
-        damages.append(Damage(path, 0, "the head of the file is damaged"))
+        recovered.damages.append(Damage(path, 0, "the head of the file is damaged"))
     if head is None:
         return []
     if head.version > FORMAT_VERSION:
@@ -229,17 +241,18 @@ def _read(disk: Disk, path: str, damages: list[Damage]) -> list[_Batch]:
             f"{path} has format {head.version}, and this version reads {FORMAT_VERSION}:"
             " start it with the version that has written it, or a newer one"
         )
-    return list(_batches(path, data, head.salt))
+    return list(_batches(path, data, head.salt, recovered.rests))
 
 
-def _batches(path: str, data: bytes, salt: int) -> Iterator[_Batch]:
+def _batches(path: str, data: bytes, salt: int, rests: list[tuple[str, int]]) -> Iterator[_Batch]:
     """The batches in a file whose headers are sound, or can be mended."""
     position = FILE_HEAD_BYTES
     while position < len(data):
         head = decode_batch_head(data, position, salt) or mend_batch_head(data, position, salt)
         if head is None:
-            position = find_batch(data, position + 1, salt)
+            rest, position = position, find_batch(data, position + 1, salt)
             if position < 0:
+                rests.append((path, rest))
                 return
             head = decode_batch_head(data, position, salt)
             assert head is not None

@@ -15,6 +15,7 @@ from amqpbroker.storage.format import (
     FILE_HEAD_BYTES,
     FormatError,
     Image,
+    decode_file_head,
     decode_image,
     encode_file_head,
 )
@@ -265,6 +266,16 @@ def segment_path(folder: str, number: int) -> str:
     return f"{folder}/{number:08}{_SUFFIX}"
 
 
+def has_sound_head(disk: Disk, folder: str, number: int) -> bool:
+    """Whether a segment begins as one should; messages are found without it."""
+    file = disk.open(segment_path(folder, number), read_only=True)
+    try:
+        head = decode_file_head(file.read(0, FILE_HEAD_BYTES), _FILE_MARK)
+    finally:
+        file.close()
+    return head is not None and not head.is_mended
+
+
 def remove_folder(disk: Disk, folder: str) -> None:
     """Remove a folder of segments with all that is in it."""
     for name in disk.names(folder):
@@ -282,12 +293,14 @@ def segment_numbers(disk: Disk, folder: str) -> list[int]:
     return [int(stem) for stem in stems if stem.isdecimal() and stem == f"{int(stem):08}"]
 
 
-def stored_chunks(disk: Disk, folder: str, number: int) -> list[Place]:
-    """Where chunks lie in a segment by their headers, up to the first that is not sound."""
+def stored_chunks(
+    disk: Disk, folder: str, number: int, start: int = FILE_HEAD_BYTES
+) -> list[Place]:
+    """Where chunks lie in a segment by their headers, from ``start`` to the first unsound one."""
     file = disk.open(segment_path(folder, number), read_only=True)
     try:
         places: list[Place] = []
-        position = FILE_HEAD_BYTES
+        position = start
         while True:
             data = file.read(position, _CHUNK_HEAD_BYTES)
             head = data[: _CHUNK_HEAD.size]

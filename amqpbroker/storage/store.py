@@ -4,8 +4,6 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from weakref import WeakSet
 
-import attrs
-
 from amqpbroker.errors import DataError
 from amqpbroker.storage import directory
 from amqpbroker.storage.directory import Owner
@@ -18,15 +16,15 @@ from amqpbroker.storage.segments import (
     remove_folder,
     segment_numbers,
     segment_path,
-    stored_chunks,
 )
+from amqpbroker.storage.standing import Standing, find_log
 from amqpbroker.storage.wal import Wal
 from amqpbroker.world import Disk, File
 
 WAITING_BYTES_MAX = 64 * 1024 * 1024
 """Messages that wait in memory, over all queues; what is beyond waits in segments."""
 
-_TRANSIENT = "transient-"
+TRANSIENT = "transient-"
 """What begins the name of a log's folder that ends with the node."""
 
 
@@ -117,63 +115,34 @@ class Store:
         """
         kept = self._recovered.logs.pop(log_id, None)
         folder = log_folder(self._folder, log_id)
-        numbers = segment_numbers(self._disk, folder) if self._is_starting else []
-        if kept is not None and kept.is_unsure:
-            self._salvage(log_id, kept, folder, numbers)
-        state = LogState(0, 0, 0, []) if kept is None else kept.state(self._recovered.clean)
-        needed = {chunk.place.segment for chunk in state.chunks}
-        for number in set(numbers) - needed:
+        standing = Standing(Kept(), LogState(0, 0, 0, []), [])
+        if self._is_starting:
+            is_clean = self._recovered.clean
+            standing = find_log(
+                self._disk, folder, log_id, kept or standing.kept, is_clean, self.damages
+            )
+        numbers = standing.segments
+        for number in set(numbers) - standing.needed:
             self._disk.remove(segment_path(folder, number))
         segments = Segments(self._disk, folder, max(numbers, default=0), bool(numbers))
         opened = DiskLog(log_id, segments, self._waiting, self.wal, is_async)
         self._logs.add(opened)
         if kept is not None:
-            state = self._without_missing(log_id, state, needed - set(numbers), kept)
             opened.epoch = kept.epoch
-            opened.recover(state, kept.messages)
+            opened.recover(standing.state, kept.messages)
             self.wal.adopt(opened)
             opened.damaged_count += len(kept.lost)
         return opened
 
-    def _salvage(self, log_id: int, kept: Kept, folder: str, numbers: list[int]) -> None:
-        """Take up all chunks of a log, for it is not known which of them are needed."""
-        segments = Segments(self._disk, folder)
-        for number in reversed(numbers):
-            for place in reversed(stored_chunks(self._disk, folder, number)):
-                try:
-                    kept.salvage(place, segments.load(place))
-                except FormatError as error:
-                    damage = Damage(segments.path(place), place.offset, str(error), log_id)
-                    self.damages.append(damage)
-        segments.close()
-
     def open_transient_log(self) -> DiskLog:
         """A log whose messages end with the node; on disk are only those that wait for long."""
         self._transient_count += 1
-        folder = f"{self._folder}/queues/{_TRANSIENT}{self._transient_count}"
+        folder = f"{self._folder}/queues/{TRANSIENT}{self._transient_count}"
         opened = DiskLog(
             self._transient_count, Segments(self._disk, folder), self._waiting, journal=None
         )
         self._logs.add(opened)
         return opened
-
-    def _without_missing(
-        self, log_id: int, state: LogState, missing: set[int], kept: Kept
-    ) -> LogState:
-        """Where a log stands without the segments that are not there."""
-        if not missing:
-            return state
-        chunks = []
-        for chunk in state.chunks:
-            if chunk.place.segment in missing:
-                gone = chunk.gone or bytes(chunk.count)
-                kept.lost.update(chunk.first + at for at, mark in enumerate(gone) if not mark)
-            else:
-                chunks.append(chunk)
-        for number in sorted(missing):
-            path = segment_path(log_folder(self._folder, log_id), number)
-            self.damages.append(Damage(path, 0, "the file is not there", log_id))
-        return attrs.evolve(state, chunks=chunks)
 
     @property
     def is_new(self) -> bool:
@@ -221,7 +190,7 @@ class Store:
             return
         queues = f"{self._folder}/queues"
         for name in self._disk.names(queues):
-            if name.startswith(_TRANSIENT) or (name.isdecimal() and int(name) not in known):
+            if name.startswith(TRANSIENT) or (name.isdecimal() and int(name) not in known):
                 remove_folder(self._disk, f"{queues}/{name}")
 
     async def stop(self) -> None:

@@ -51,7 +51,16 @@ def tree(folder: Path) -> dict[str, str]:
 
 
 def command(folder: Path | str, name: str = NAME) -> list[str]:
-    own = ["--listen", "127.0.0.1:0", "--name", name, "--data-dir", str(folder)]
+    own = [
+        "--listen",
+        "127.0.0.1:0",
+        "--http=",
+        "--metrics=",
+        "--name",
+        name,
+        "--data-dir",
+        str(folder),
+    ]
     return [sys.executable, "-m", "amqpbroker", "serve", *own]
 
 

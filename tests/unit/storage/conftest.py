@@ -8,6 +8,7 @@ import pytest
 import trio
 import trio.testing
 
+from amqpbroker.storage import disk_log, segments
 from amqpbroker.storage.store import Store
 from amqpbroker.testing.sim_disk import SimDisk
 from amqpbroker.testing.trace import Trace
@@ -23,6 +24,12 @@ def wait() -> Wait:
         return trio.run(act, clock=trio.testing.MockClock(autojump_threshold=0))
 
     return wait
+
+
+@pytest.fixture
+def small_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(disk_log, "RESIDUE_BYTES_MAX", 3_000)
+    monkeypatch.setattr(segments, "SEGMENT_BYTES_MAX", 30_000)
 
 
 @pytest.fixture

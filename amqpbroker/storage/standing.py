@@ -1,0 +1,65 @@
+"""Where a log stands, by its write-ahead log and by the segments that are there."""
+
+import attrs
+
+from amqpbroker.storage.disk_log import LogState
+from amqpbroker.storage.faults import Damage
+from amqpbroker.storage.format import FormatError
+from amqpbroker.storage.recovery import Kept
+from amqpbroker.storage.segments import Segments, segment_numbers, segment_path, stored_chunks
+from amqpbroker.world import Disk
+
+
+@attrs.frozen
+class Standing:
+    """``state`` speaks only of ``segments`` that are there; some of them nobody may need."""
+
+    kept: Kept
+    state: LogState
+    segments: list[int]
+
+    @property
+    def needed(self) -> set[int]:
+        """The segments in which there are messages."""
+        return {chunk.place.segment for chunk in self.state.chunks}
+
+
+def find_log(
+    disk: Disk, folder: str, log_id: int, kept: Kept, is_clean: bool, damages: list[Damage]
+) -> Standing:
+    """Where the log stands of which this is ``kept``, and whose segments are in ``folder``.
+
+    ``is_clean`` after an orderly stop; ``damages`` learns what is missing. Raises `OSError` and
+    `DiskFailure`.
+    """
+    numbers = segment_numbers(disk, folder)
+    if kept.is_unsure:
+        _salvage(disk, folder, log_id, kept, numbers, damages)
+    state = kept.state(is_clean)
+    chunks = []
+    missing = set()
+    for chunk in state.chunks:
+        if chunk.place.segment in numbers:
+            chunks.append(chunk)
+            continue
+        missing.add(chunk.place.segment)
+        gone = chunk.gone or bytes(chunk.count)
+        kept.lost.update(chunk.first + at for at, mark in enumerate(gone) if not mark)
+    for number in sorted(missing):
+        path = segment_path(folder, number)
+        damages.append(Damage(path, 0, "the file is not there", log_id))
+    return Standing(kept, attrs.evolve(state, chunks=chunks), numbers)
+
+
+def _salvage(
+    disk: Disk, folder: str, log_id: int, kept: Kept, numbers: list[int], damages: list[Damage]
+) -> None:
+    """Take up all chunks of a log, for it is not known which of them are needed."""
+    segments = Segments(disk, folder)
+    for number in reversed(numbers):
+        for place in reversed(stored_chunks(disk, folder, number)):
+            try:
+                kept.salvage(place, segments.load(place))
+            except FormatError as error:
+                damages.append(Damage(segments.path(place), place.offset, str(error), log_id))
+    segments.close()

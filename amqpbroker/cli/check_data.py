@@ -39,6 +39,8 @@ def _lines(report: DirectoryReport, show_all: bool) -> Iterator[str]:
     owner = report.owner
     ended = "has stopped in good order" if report.is_clean else "was cut off"
     yield f"{report.folder}: node {owner.name}, which {ended}; format {owner.format}"
+    if owner.cluster:
+        yield f"cluster: {owner.cluster}; it has the definitions, queues are called by their logs"
     counts = (_count(number, kind[:-1]) for kind, number in report.definitions.items())
     yield f"definitions: {', '.join(counts).replace('_', ' ')}"
     yield (

@@ -36,7 +36,11 @@ _KINDS: dict[type[Definition], str] = {
 
 @attrs.frozen
 class QueueReport:
-    """A durable queue, and what there is of its log."""
+    """A durable queue, and what there is of its log.
+
+    In the directory of a node of a cluster its name is that of its log, ``log 7``: there are no
+    definitions.
+    """
 
     vhost: str
     name: str
@@ -103,6 +107,7 @@ class DirectoryReport:
         return {
             "directory": self.folder,
             "node": self.owner.name,
+            "cluster": self.owner.cluster or None,
             "format": self.owner.format,
             "sound": self.is_sound,
             "stopped_in_good_order": self.is_clean,
@@ -169,7 +174,12 @@ def check_directory(disk: Disk, folder: str) -> DirectoryReport:
             for definition in definitions
             if isinstance(definition, QueueDefinition)
         ]
-        ownerless = check.others({queue.log.log_id for queue in queues})
+        known = {queue.log.log_id for queue in queues}
+        if check.owner.cluster:
+            ids = check.log_ids() - known
+            queues += [QueueReport("", f"log {each}", check.log(each)) for each in sorted(ids)]
+            known |= ids
+        ownerless = check.others(known)
         return DirectoryReport(
             folder,
             check.owner,

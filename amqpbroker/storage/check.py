@@ -155,14 +155,17 @@ class Check:
         except (FormatError, DiskFailure) as error:
             self._remark(segments.path(place), place.offset, f"{_what(error)}; it is not needed")
 
+    def log_ids(self) -> set[int]:
+        """All logs that have left a trace. Raises `OSError`."""
+        return self._recovered.logs.keys() | set(log_ids(self._disk, self._folder))
+
     def others(self, known: Collection[int]) -> list[LogReport]:
         """Read what there is of logs that are not ``known``: no queue needs them.
 
         Raises `OSError`.
         """
         damages, self.damages = self.damages, self.remarks
-        there = self._recovered.logs.keys() | set(log_ids(self._disk, self._folder))
-        reports = [self.log(log_id) for log_id in sorted(there - set(known))]
+        reports = [self.log(log_id) for log_id in sorted(self.log_ids() - set(known))]
         self.damages = damages
         return reports
 
@@ -233,7 +236,7 @@ def checking(disk: Disk, folder: str) -> Iterator[Check]:
         lock = directory.open_lock(disk, folder)
         if lock is not None:
             directory.take(lock, folder, "stop it first")
-        yield Check(disk, folder, owner, read_wal(disk, folder))
+        yield Check(disk, folder, owner, read_wal(disk, folder, owner))
     except OSError as error:
         where = f"{error.filename}: " if error.filename not in (None, folder) else ""
         raise DataError(

@@ -1,5 +1,6 @@
 """What a node has left on its disk is what a check of it tells."""
 
+import attrs
 import pytest
 import trio
 from pamqp import commands
@@ -12,6 +13,7 @@ from amqpbroker.server.checkup import DirectoryReport, check_directory
 from amqpbroker.server.config import Config
 from amqpbroker.server.node import Node
 from amqpbroker.storage import disk_log, segments, wal
+from amqpbroker.storage.store import Store
 from amqpbroker.testing.client import Client
 from amqpbroker.testing.world import Simulation, simulate
 
@@ -87,6 +89,30 @@ def test_a_directory_that_a_node_has_left_is_sound(crash: bool) -> None:
     assert long.in_wal.count + long.in_segments.count - long.transient == 2991
     assert report.lost == 0
     assert not report.strange
+
+
+def test_the_queues_of_a_node_of_a_cluster_go_by_the_ids_of_their_logs() -> None:
+    async def scenario(sim: Simulation) -> DirectoryReport:
+        async with Node(CONFIG, sim.world) as node:
+            await use(await Client.connect(sim.network, node.address, 1))
+        sim.disk.restart()
+        store = await Store.open(sim.disk, "/data", "rabbit@here")
+        await store.sign(attrs.evolve(store.owner, cluster="c"))
+        store.wal.all_definitions = bytes
+        for log_id in (1, 2, 3):
+            store.open_log(log_id)
+        await store.stop()
+        return check_directory(sim.disk, "/data")
+
+    report = simulate(1, scenario)
+
+    assert report.is_sound
+    assert report.as_json()["cluster"] == "c"
+    assert [(each.name, each.log.messages) for each in report.queues] == [
+        ("log 2", 3),
+        ("log 3", 2991),
+    ]
+    assert not report.ownerless
 
 
 def test_damage_is_told_by_the_name_of_the_queue() -> None:

@@ -97,7 +97,7 @@ def free_ports(members: int) -> list[MemberPorts]:
 
 
 class EtcdServers:
-    """Members of one etcd on loopback ports, as a context; one member or three.
+    """Members of one etcd on loopback ports, one or three; a context, whose end kills them.
 
     What they keep and log is in ``folder``; started there again, with the same ``ports``, they have
     it. ``options`` are more of etcd's own, for each of them.
@@ -246,7 +246,9 @@ class EtcdServers:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self.stop()
+        for number, process in enumerate(self._processes):
+            if process is not None:
+                self.kill(number)
 
 
 def _environment() -> dict[str, str]:

@@ -297,7 +297,7 @@ async def test_etcd_is_reached_by_tls(
 
         for context, fault in (
             (client_context(None, cert, key), "CERTIFICATE_VERIFY_FAILED"),
-            (client_context(ca, None, None), "the connection was lost"),
+            (client_context(ca, None, None), "(?i)bad certificate|the connection was lost"),
         ):
             stranger = client_of(servers, tls=context, timeout_s=0.5)
             with pytest.raises(StoreUnavailable, match=fault):

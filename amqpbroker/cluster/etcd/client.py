@@ -57,8 +57,9 @@ class EtcdClient(KeyValueStore):
     """The store of a cluster, in etcd.
 
     ``endpoints`` are URLs of members, asked in this order: the first that answers is asked until it
-    fails. All calls end within ``timeout_s``. A watch that is silent for ``watch_silence_s`` begins
-    anew, for its stream may be dead. Ends its idle connections by `close`.
+    fails. All calls end within ``timeout_s``; a change that was sent gets half of it, then its
+    outcome is unknown. A watch that is silent for ``watch_silence_s`` begins anew, for its stream
+    may be dead. `close` ends the idle connections.
     """
 
     def __init__(

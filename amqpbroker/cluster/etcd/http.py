@@ -122,6 +122,7 @@ class Endpoint:
         if parts.scheme not in ("http", "https") or not self._host or parts.path:
             raise ConfigError(f"an endpoint of etcd is like http://127.0.0.1:2379, not {url!r}")
         self._port = port
+        self._netloc = parts.netloc
         self._network = network
         self._tls = (tls or ssl.create_default_context()) if parts.scheme == "https" else None
         self._room = trio.Semaphore(connections_max)
@@ -137,7 +138,7 @@ class Endpoint:
                 secured = None
                 if self._tls is not None:
                     secured = await tls_client(stream, self._tls, self._host)
-                connection = HttpConnection(stream, secured, f"{self._host}:{self._port}")
+                connection = HttpConnection(stream, secured, self._netloc)
                 return connection
         except (OSError, trio.BrokenResourceError) as error:
             raise NotSent(f"{self.url}: {error.__cause__ or error}") from error

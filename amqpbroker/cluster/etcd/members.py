@@ -16,6 +16,12 @@ from amqpbroker.world import Network
 
 _PAUSE_S = 0.05
 """Between two rounds of the endpoints, and up to as much again."""
+_CHANGE_SHARE = 0.5
+"""How much of its time a change that was sent waits for its answer.
+
+One that was under way to a leader that died is never answered; a new leader is there after one or
+two seconds, and whoever has asked can look what became of it.
+"""
 _LEADER_REQUIRED = ("Grpc-Metadata-hasleader", "true")
 """A member that has lost the others says so, instead of waiting, or of watching in vain."""
 
@@ -149,7 +155,9 @@ class Members:
         while trio.current_time() < until_s:
             endpoint = self.endpoint
             sent_s = min(until_s, trio.current_time() + self.attempt_s(timeout_s))
-            answered_s = sent_s if kind.repeatable else until_s
+            answered_s = sent_s
+            if not kind.repeatable:
+                answered_s = min(until_s, trio.current_time() + timeout_s * _CHANGE_SHARE)
             try:
                 response = await endpoint.request(f"/v3/{path}", body, headers, sent_s, answered_s)
                 return decoded(response, answer)

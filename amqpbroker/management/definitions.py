@@ -135,7 +135,7 @@ def parameters(vhost: VHost) -> Iterable[dict[str, Any]]:
     """The parameters of a virtual host: the operator's policies are kept among them."""
     for each in vhost.policies.all(is_operator=True):
         policy = rendering.policy(each)
-        value = {name: policy[name] for name in ("apply-to", "definition", "pattern", "priority")}
+        value = {name: policy[name] for name in ("pattern", "definition", "priority", "apply-to")}
         yield {
             "vhost": vhost.name,
             "component": OPERATOR_POLICY,

@@ -1,6 +1,7 @@
 """What only the running node knows of itself."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import attrs
 
@@ -22,6 +23,10 @@ def _nothing() -> None:
     return None
 
 
+def _ignore(settings: Mapping[str, Any]) -> None:
+    return None
+
+
 @attrs.define(eq=False)
 class NodeFacts:
     """What the API says of the process; whoever runs the node fills it in."""
@@ -31,8 +36,8 @@ class NodeFacts:
     """The clock's monotonic time of the start."""
     data_dir: str = ""
     config_file: str = ""
-    memory_limit_bytes: int = 0
-    disk_free_limit_bytes: int = 0
+    memory_limit_bytes: Callable[[], int] = _unknown
+    disk_free_limit_bytes: Callable[[], int] = _unknown
     disk_free_bytes: Callable[[], int] = _unknown
     files_used: Callable[[], int] = _unknown
     files_max: int = 0
@@ -40,3 +45,5 @@ class NodeFacts:
     listeners: list[Listening] = attrs.Factory(list)
     stop: Callable[[], None] = _nothing
     """Have the node stop."""
+    configure: Callable[[Mapping[str, Any]], None] = _ignore
+    """Change settings of the node while it runs; raises `ConfigError`."""

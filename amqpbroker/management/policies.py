@@ -20,13 +20,18 @@ def parse_policy(
         vhost,
         name,
         body.get("pattern", ""),
-        body.get("definition", {}),
+        _sorted(body.get("definition", {})),
         0 if body.get("priority") is None else body["priority"],
         "all" if body.get("apply-to") is None else body["apply-to"],
         is_operator,
     )
     check_policy(policy)
     return policy
+
+
+def _sorted(definition: Any) -> Any:
+    """RabbitMQ keeps the keys of a definition in this order."""
+    return dict(sorted(definition.items())) if isinstance(definition, dict) else definition
 
 
 class PolicyResource:

@@ -149,8 +149,11 @@ def queue(call: Call, there: Queue) -> dict[str, Any] | None:
     definition, stat = there.definition, there.glance()
     lengths, counts = messages(stat), queue_counts(there.counts)
     details = call.rates.details(there, lengths | counts)
-    capacity = 1.0 if stat.consumers and not stat.ready else 0.0
+    capacity: float = 0
+    if stat.consumers:
+        capacity = 0.0 if stat.ready else 1.0
     stats = message_stats(details, counts)
+    in_force = _in_force(call.broker.vhosts[definition.vhost].policies.of_queue(definition))
     return {
         "name": definition.name,
         "vhost": definition.vhost,
@@ -161,7 +164,7 @@ def queue(call: Call, there: Queue) -> dict[str, Any] | None:
         "arguments": table(definition.arguments),
         "node": call.broker.name,
         "state": "running",
-        **_in_force(call.broker.vhosts[definition.vhost].policies.of_queue(definition)),
+        **in_force,
         **_owner(there),
         "consumers": stat.consumers,
         "consumer_utilisation": capacity,
@@ -188,10 +191,16 @@ def queue(call: Call, there: Queue) -> dict[str, Any] | None:
         "reductions_details": {"rate": 0.0},
         "garbage_collection": NO_COLLECTION,
         "storage_version": 2,
-        "slave_nodes": [],
-        "synchronised_slave_nodes": [],
+        **_mirrors(there, in_force),
         "recoverable_slaves": None,
     }
+
+
+def _mirrors(there: Queue, in_force: dict[str, Any]) -> dict[str, Any]:
+    """Where a queue is mirrored, if a policy says that it is."""
+    if "ha-mode" not in in_force["effective_policy_definition"] or there.definition.exclusive:
+        return {}
+    return {"slave_nodes": [], "synchronised_slave_nodes": []}
 
 
 def _owner(there: Queue) -> dict[str, Any]:

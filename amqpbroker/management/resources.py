@@ -320,6 +320,12 @@ RESOURCES = (
     Resource("/health/checks/node-is-quorum-critical", any_user, get=health.critical),
     # -- what RabbitMQ has no path for -----------------------------------------------------------
     Resource(
+        "/amqpbroker/nodes/{node}/settings",
+        administrator,
+        post=operations.configure,
+        exists=operations.is_this_node,
+    ),
+    Resource(
         "/amqpbroker/nodes/{node}/stop",
         administrator,
         post=operations.stop,

@@ -32,9 +32,12 @@ def parse_address(text: str, setting: str) -> tuple[str, int]:
 
 
 def _address(value: Any, setting: str) -> tuple[str, int]:
-    if not isinstance(value, str):
-        raise ConfigError(f"{setting} must be text like 127.0.0.1:5672, not {value!r}")
-    return parse_address(value, setting)
+    match value:
+        case str():
+            return parse_address(value, setting)
+        case (str(host), int(port)):  # It has been read already.
+            return host, port
+    raise ConfigError(f"{setting} must be text like 127.0.0.1:5672, not {value!r}")
 
 
 def _listen(value: Any) -> tuple[str, int]:

@@ -8,6 +8,7 @@ comes early waits in the line of the listening socket.
 import errno
 import logging
 import os
+import resource
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -76,8 +77,22 @@ def _facts(node: Node, stop: Callable[[], None]) -> NodeFacts:
         data_dir=node.data_dir or "",
         processors=os.cpu_count() or 1,
         listeners=[Listening("amqp", *node.address)],
+        memory_limit_bytes=lambda: node.memory_limit_bytes,
+        disk_free_limit_bytes=lambda: node.disk_free_limit_bytes,
+        disk_free_bytes=node.disk_free_bytes,
+        files_used=_count_open_files,
+        files_max=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
         stop=stop,
+        configure=node.configure,
     )
+
+
+def _count_open_files() -> int:
+    """How many files the process has open; 0 where the system does not tell."""
+    try:
+        return len(os.listdir("/dev/fd"))
+    except OSError:
+        return 0
 
 
 # -- listening -----------------------------------------------------------------------------------

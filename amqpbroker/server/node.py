@@ -2,11 +2,12 @@
 
 import errno
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
+import attrs
 import trio
 
 from amqpbroker.broker.broker import Broker, BrokerLimits
@@ -25,6 +26,9 @@ log = logging.getLogger(__name__)
 
 _WATCH_S = 0.5
 _ACCEPT_RETRY_S = 0.1
+
+CHANGEABLE = {"disk_free_limit", "log_level", "vm_memory_high_watermark"}
+"""The settings that may change while a node runs."""
 
 
 class Node:
@@ -78,6 +82,22 @@ class Node:
     def disk_free_limit_bytes(self) -> int:
         """What must be free on the disk without the disk alarm."""
         return self.config.disk_free_limit.octets_of(self.world.memory.total_bytes())
+
+    def disk_free_bytes(self) -> int:
+        """What can still be written; of a node without a disk 0."""
+        return 0 if self._keeping is None else self._keeping.free_bytes()
+
+    def configure(self, settings: Mapping[str, Any]) -> None:
+        """Change settings of the running node, those in `CHANGEABLE`. Raises `ConfigError`."""
+        fixed = settings.keys() - CHANGEABLE
+        if fixed:
+            raise ConfigError(f"{', '.join(sorted(fixed))} cannot be changed while the node runs")
+        try:
+            self.config = attrs.evolve(self.config, **settings)
+        except ValueError as error:
+            raise ConfigError(str(error.args[0])) from error
+        logging.getLogger().setLevel(self.config.log_level.upper())
+        self._check_resources()
 
     async def __aenter__(self) -> Self:
         self._running = self._run()
@@ -209,6 +229,10 @@ class Node:
 
     def _watch(self, now_s: float) -> None:
         """Look whether memory or disk run low, and come back."""
+        self._check_resources()
+        self.broker.deadlines.at(now_s + _WATCH_S, self._watch)
+
+    def _check_resources(self) -> None:
         memory = self.world.memory
         if "memory" in self.broker.alarms:
             memory.give_back()
@@ -216,7 +240,6 @@ class Node:
         if self._keeping is not None:
             is_low = self._keeping.free_bytes() < self.disk_free_limit_bytes
             self.broker.set_alarm("disk", is_low or self._keeping.is_full)
-        self.broker.deadlines.at(now_s + _WATCH_S, self._watch)
 
 
 def _wake(lot: trio.lowlevel.ParkingLot) -> None:

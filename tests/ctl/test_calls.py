@@ -286,3 +286,55 @@ def test_json_is_not_what_it_seems_to_be(node: Any) -> None:
         "Error:\nJSON decoding error. Reason:"
         ' {error,{failed_to_decode_json,<<"{\\"max-length\\"">>}}\n'
     )
+
+
+@pytest.mark.parametrize(
+    ("line", "banner", "settings"),
+    [
+        (
+            "set_vm_memory_high_watermark 0.5",
+            "Setting memory threshold on rabbit@here to 0.5 ...",
+            {"vm_memory_high_watermark": "0.5"},
+        ),
+        (
+            "set_vm_memory_high_watermark absolute 1GB",
+            "Setting memory threshold on rabbit@here to 1GB bytes ...",
+            {"vm_memory_high_watermark": "absolute 1GB"},
+        ),
+        (
+            "set_disk_free_limit 2GB",
+            "Setting disk free limit on rabbit@here to 2GB bytes ...",
+            {"disk_free_limit": "2GB"},
+        ),
+        (
+            "set_disk_free_limit mem_relative 1.5",
+            "Setting disk free limit on rabbit@here to 1.5 times the total RAM ...",
+            {"disk_free_limit": "mem_relative 1.5"},
+        ),
+        ("set_log_level notice", 'Setting log level to "notice" ...', {"log_level": "info"}),
+    ],
+)
+def test_settings_are_changed(node: Any, line: str, banner: str, settings: Any) -> None:
+    node.answers["POST /api/amqpbroker/nodes/rabbit%40here/settings"] = None
+
+    result = node.run(*line.split())
+
+    assert (result.status, result.out) == (0, f"{banner}\n")
+    assert node.bodies[-1] == settings
+
+
+@pytest.mark.parametrize(
+    ("line", "status"),
+    [
+        ("set_vm_memory_high_watermark 1.5", 65),
+        ("set_vm_memory_high_watermark x", 65),
+        ("set_vm_memory_high_watermark absolute", 64),
+        ("set_vm_memory_high_watermark 0.4 0.5", 64),
+        ("set_disk_free_limit mem_relative", 64),
+        ("set_disk_free_limit 1 2", 64),
+        ("set_log_level loud", 69),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(node: Any, line: str, status: int) -> None:
+    assert node.run(*line.split()).status == status
+    assert node.asked == []

@@ -1,5 +1,8 @@
 """What our own paths do to the node."""
 
+from typing import Any
+
+from amqpbroker.errors import ConfigError
 from amqpbroker.testing.api import Api
 
 
@@ -16,3 +19,34 @@ async def test_a_node_stops_no_other_node(api: Api) -> None:
     answer = await api.call("POST", "/amqpbroker/nodes/rabbit@other/stop", {})
 
     assert answer.status == 404
+
+
+async def test_settings_change_while_the_node_runs(api: Api) -> None:
+    told: list[Any] = []
+
+    def configure(settings: Any) -> None:
+        if "listen" in settings:
+            raise ConfigError("listen cannot be changed")
+        told.append(settings)
+
+    api.facts.configure = configure
+    path = f"/amqpbroker/nodes/{api.broker.name}/settings"
+
+    answer = await api.call("POST", path, {"disk_free_limit": "2GB"})
+    refused = await api.call("POST", path, {"listen": "127.0.0.1:1"})
+
+    assert (answer.status, told) == (204, [{"disk_free_limit": "2GB"}])
+    assert (refused.status, refused.data["reason"]) == (400, "listen cannot be changed")
+
+
+async def test_only_a_queue_that_a_policy_mirrors_has_mirrors(api: Api) -> None:
+    await api.put("/queues/%2F/ha.1", {"durable": True})
+    await api.put("/queues/%2F/other", {"durable": True})
+    body = {"pattern": "^ha", "definition": {"max-length": 5, "ha-mode": "all"}}
+    await api.put("/policies/%2F/ha", body)
+
+    mirrored, other = await api.get("/queues/%2F")
+
+    assert mirrored["slave_nodes"] == []
+    assert "slave_nodes" not in other
+    assert list((await api.get("/policies/%2F/ha"))["definition"]) == ["ha-mode", "max-length"]

@@ -210,3 +210,19 @@ def test_a_node_in_memory_takes_quorum_queues_as_classic_ones() -> None:
             return str(answer.queue)
 
     assert simulate(6, scenario) == "q"
+
+
+def test_limits_change_while_the_node_runs() -> None:
+    async def scenario(sim: Simulation) -> list[object]:
+        async with Node(CONFIG, sim.world) as node:
+            seen: list[object] = [node.broker.alarms]
+            node.configure({"vm_memory_high_watermark": "absolute 1"})
+            seen += [node.broker.alarms, node.memory_limit_bytes]
+            node.configure({"vm_memory_high_watermark": "0.4", "disk_free_limit": "2GB"})
+            seen += [node.broker.alarms, node.disk_free_limit_bytes]
+            for wrong in ({"listen": "127.0.0.1:1"}, {"disk_free_limit": "x"}, {"log_level": "x"}):
+                with pytest.raises(ConfigError):
+                    node.configure(wrong)
+            return seen
+
+    assert simulate(1, scenario) == [(), ("memory",), 1, (), 2_000_000_000]

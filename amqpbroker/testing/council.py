@@ -12,7 +12,13 @@ import attrs
 from amqpbroker.broker.broker import Broker
 from amqpbroker.cluster.catalog import Catalog
 from amqpbroker.cluster.coordinator import Coordinator
-from amqpbroker.definitions import BindingDefinition, Change, ExchangeDefinition, QueueDefinition
+from amqpbroker.definitions import (
+    BindingDefinition,
+    Change,
+    ExchangeDefinition,
+    QueueDefinition,
+    put,
+)
 from amqpbroker.errors import Overtaken
 from amqpbroker.queues.queue import Pending
 
@@ -43,6 +49,9 @@ class Council:
     """Decides for all brokers that `join`."""
 
     def __init__(self) -> None:
+        self.leader = ""
+        """The node that leads new queues, unless they are exclusive; empty: the one that asks."""
+        self._newest_id = 0
         self.submitted: deque[tuple[_Member, Change, Pending[None]]] = deque()
         self._members: dict[Broker, _Member] = {}
         self._decided = Catalog()
@@ -59,6 +68,7 @@ class Council:
         if not self.submitted:
             return False
         asker, change, submitted = self.submitted.popleft()
+        change = self._placed(change, asker.broker.name)
         if self._is_possible(change):
             self._decided.apply(change)
             for member in self._members.values():
@@ -95,6 +105,14 @@ class Council:
         """Decide on everything, and have it carried out everywhere."""
         while self.work():
             pass
+
+    def _placed(self, change: Change, asker: str) -> Change:
+        queue = change.definition
+        if change.act == "delete" or not isinstance(queue, QueueDefinition):
+            return change
+        self._newest_id += 1
+        leader = asker if queue.exclusive or not self.leader else self.leader
+        return put(attrs.evolve(queue, log_id=self._newest_id, leader=leader))
 
     def _is_possible(self, change: Change) -> bool:
         definition = change.definition

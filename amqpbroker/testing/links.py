@@ -130,9 +130,9 @@ class Loopback:
         self.asking.break_off()
         self.serving.break_off()
 
-    def settle(self) -> None:
-        """Run turns and carry octets until nothing more happens."""
-        moved = True
+    def settle(self) -> bool:
+        """Run turns and carry octets until nothing more happens; whether anything was carried."""
+        moved, carried = True, False
         while moved:
             for end in (self.asking, self.serving):
                 while end.turn.run():
@@ -140,6 +140,8 @@ class Loopback:
                 end.flush()
             moved = self.asking.carry_to(self.serving)
             moved = self.serving.carry_to(self.asking) or moved
+            carried = carried or moved
+        return carried
 
 
 class NotingUser(LinkUser):

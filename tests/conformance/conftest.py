@@ -1,7 +1,8 @@
 """Collects the scripts: one test for each.
 
-They run in this process, against a broker of their own that decides at once, and again against one
-that decides later, as a node of a cluster does; with ``--against URL`` they run against
+They run in this process, against a broker of their own that decides at once; again, against one
+that decides later, as a node of a cluster does; and again, against one whose queues another node
+has; with ``--against URL`` they run against
 the broker there, and are held against what RabbitMQ does (``differences.toml``).
 """
 
@@ -11,6 +12,7 @@ from typing import Any
 
 import attrs
 import pytest
+from kit import drivers
 from kit.conversation import Parted
 from kit.differences import Differences, load_differences
 from kit.drivers import Skipped, Socket
@@ -18,6 +20,10 @@ from kit.run import run_against, run_in_process
 from kit.script import Script, load
 
 HERE = Path(__file__).parent
+_SETTINGS: tuple[tuple[drivers.Setting, str], ...] = (
+    ("later", "decided later"),
+    ("elsewhere", "through another node"),
+)
 _stash = pytest.StashKey["Setting"]()
 
 
@@ -64,8 +70,9 @@ class ScriptFile(pytest.File):
         for script in load(self.path):
             yield ScriptItem.from_parent(self, name=script.title, script=script)
             if self.config.stash[_stash].driver is None:
-                name = f"{script.title} (decided later)"
-                yield ScriptItem.from_parent(self, name=name, script=script, decides_later=True)
+                for setting, what in _SETTINGS:
+                    name = f"{script.title} ({what})"
+                    yield ScriptItem.from_parent(self, name=name, script=script, setting=setting)
 
 
 class ScriptItem(pytest.Item):
@@ -74,17 +81,17 @@ class ScriptItem(pytest.Item):
     obj = None
     """Plugins look for a test's function here."""
 
-    def __init__(self, script: Script, decides_later: bool = False, **options: Any) -> None:
+    def __init__(self, script: Script, setting: drivers.Setting = "here", **options: Any) -> None:
         super().__init__(**options)
         self.script = script
-        self._decides_later = decides_later
+        self._setting = setting
 
     def runtest(self) -> None:
         setting = self.config.stash[_stash]
         if setting.driver is not None:
             self._compare(setting.driver, setting.differences)
         else:
-            run_in_process(self.script, self._decides_later)
+            run_in_process(self.script, self._setting)
 
     def _compare(self, driver: Socket, differences: Differences) -> None:
         try:

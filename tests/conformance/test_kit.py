@@ -1,12 +1,16 @@
 """The kit itself: a script that is wrong fails, and the report shows where."""
 
 import pytest
-from kit.conversation import Parted
+from kit.conversation import Conversation, Parted
 from kit.differences import Difference, Differences, Wording
+from kit.drivers import InProcess
 from kit.run import run_in_process
 from kit.script import ScriptError, parse
 from kit.values import Capture, Having, Like, Typed, matches
 from kit.wire import Reader, encode_header, encode_method
+
+from amqpbroker.cluster.remote import RemoteQueue
+from amqpbroker.queues.classic import ClassicQueue
 
 
 def run(*lines: str) -> None:
@@ -148,3 +152,19 @@ def test_content_is_whole_when_its_body_is() -> None:
     assert list(reader.feed(octets[:-1])) == []
     (item,) = reader.feed(octets[-1:])
     assert (item.fields["priority"], item.fields["body"]) == (3, "")
+
+
+def test_elsewhere_means_that_messages_go_through_another_node() -> None:
+    driver = InProcess("elsewhere")
+    lines = (
+        "== a sentence",
+        '1 > queue.declare(queue="q")',
+        '1 < queue.declare-ok(queue="q")',
+        '1 > basic.publish(routing_key="q", body="1")',
+    )
+    (script,) = parse("\n".join(lines), "file")
+    Conversation(driver).run(script)
+    holder, asker = (broker.vhosts["/"].queues["q"] for broker in driver.brokers)
+    assert isinstance(asker, RemoteQueue)
+    assert isinstance(holder, ClassicQueue)
+    assert holder.stat().ready == 1

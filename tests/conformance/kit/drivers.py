@@ -10,14 +10,25 @@ import subprocess
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from math import inf
+from typing import Literal
 from urllib.parse import urlsplit
 
 from amqpbroker.broker.broker import Broker
+from amqpbroker.cluster.remote import RemoteQueues
+from amqpbroker.cluster.serving import Serving
+from amqpbroker.definitions import QueueDefinition
 from amqpbroker.protocol.connection import State
+from amqpbroker.queues.classic import ClassicQueues
+from amqpbroker.queues.queue import Keeper, Pending, Queue, QueueType
 from amqpbroker.testing.council import Council
 from amqpbroker.testing.fakes import FakeClock, fake_world
+from amqpbroker.testing.links import Loopback
 from amqpbroker.testing.peer import Peer
 from kit.operator import Operator
+
+Setting = Literal["here", "later", "elsewhere"]
+HOLDER, ASKER = "rabbit@a", "rabbit@b"
 
 _PATIENCE_S = 3.0
 _PAUSE_S = 0.04
@@ -77,21 +88,50 @@ class Driver(ABC):
 class InProcess(Driver):
     """A fresh broker, without sockets or tasks, whose clock moves when it is told to.
 
-    ``decides_later``: what is declared, bound or deleted is decided on elsewhere, as in a cluster.
+    ``setting`` "here": it is all there is; "later": what is declared, bound or deleted is decided
+    on elsewhere, as in a cluster; "elsewhere": besides, another node has all queues that are not a
+    connection's own.
     """
 
     patience_s = pause_s = 0.0
 
-    def __init__(self, decides_later: bool = False) -> None:
+    def __init__(self, setting: Setting = "here") -> None:
         self.clock = FakeClock()
-        self.broker = Broker(fake_world(clock=self.clock))
         self._council = Council()
-        if decides_later:
-            self._council.join(self.broker)
-        self.broker.boot("guest", "guest")
-        self._council.settle_down()
-        self._operator = Operator(self.broker)
+        self._loopback: Loopback | None = None
         self._streams: list[_PeerStream] = []
+        if setting == "elsewhere":
+            self.brokers = self._two()
+        else:
+            self.brokers = [Broker(fake_world(clock=self.clock))]
+        self.broker = self.brokers[-1]
+        if setting != "here":
+            for broker in self.brokers:
+                self._council.join(broker)
+        self.broker.boot("guest", "guest")
+        self._operator = Operator(self.broker)
+        self._settle_down()
+
+    def _two(self) -> list[Broker]:
+        """The node that has the queues, and the one that clients are connected to."""
+        asking = RemoteQueues(lambda queue: queue.leader)
+        types = ClassicQueues(), _Split(ASKER, asking)
+        holder, asker = (
+            Broker(fake_world(clock=self.clock), name=name, queue_types={"classic": kind})
+            for name, kind in zip((HOLDER, ASKER), types, strict=True)
+        )
+        self._council.leader = HOLDER
+
+        def find(queue_id: int) -> Queue | None:
+            queues = (queue for vhost in holder.vhosts.values() for queue in vhost.queues.values())
+            return next((queue for queue in queues if queue.definition.log_id == queue_id), None)
+
+        def delete(queue: QueueDefinition, *conditions: bool) -> int | Pending[int]:
+            return holder.vhosts[queue.vhost].delete_queue(queue.name, None, *conditions)
+
+        serving = Serving(holder.turn, find, delete)
+        self._loopback = Loopback.between(asking, asker.turn, serving, holder.turn)
+        return [holder, asker]
 
     def connect(self, host: str) -> Stream:
         stream = _PeerStream(Peer(self.broker, host), self._settle_down)
@@ -101,13 +141,17 @@ class InProcess(Driver):
     def wait(self, seconds: float) -> None:
         """Time goes from one deadline to the next."""
         end_s = self.clock.now_s + seconds
-        deadlines = self.broker.deadlines
-        while (due_s := deadlines.next_s()) is not None and due_s <= end_s:
+        while (due_s := self._next_s()) <= end_s:
             self.clock.advance(max(0.0, due_s - self.clock.now_s))
-            deadlines.run(self.clock.now_s)
+            for broker in self.brokers:
+                broker.deadlines.run(self.clock.now_s)
             self._settle_down()
         self.clock.advance(end_s - self.clock.now_s)
         self._settle_down()
+
+    def _next_s(self) -> float:
+        due = [broker.deadlines.next_s() for broker in self.brokers]
+        return min((due_s for due_s in due if due_s is not None), default=inf)
 
     def idle(self, seconds: float) -> None:
         self.wait(seconds)
@@ -117,14 +161,38 @@ class InProcess(Driver):
         self._settle_down()
 
     def _settle_down(self) -> None:
-        while True:
-            while self.broker.turn.run():
-                pass
+        again = True
+        while again:
+            self._run_turns()
             for stream in self._streams:
                 if not stream.ended:
                     stream.peer.settle_down()
-            if not self._council.work():
-                return
+            again = self._run_turns()
+            again = self._council.work() or again
+
+    def _run_turns(self) -> bool:
+        """Have everything happen that needs no peer; whether the nodes had something to say."""
+        for broker in self.brokers:
+            while broker.turn.run():
+                pass
+        return self._loopback is not None and self._loopback.settle()
+
+
+class _Split(QueueType):
+    """Queues of the node ``name`` here, others where they are."""
+
+    def __init__(self, name: str, others: RemoteQueues) -> None:
+        self._name = name
+        self._here = ClassicQueues()
+        self._others = others
+
+    def check(self, definition: QueueDefinition) -> None:
+        self._here.check(definition)
+
+    def open(self, definition: QueueDefinition, keeper: Keeper) -> Queue:
+        assert definition.exclusive or definition.leader == HOLDER, definition
+        kind = self._here if definition.leader == self._name else self._others
+        return kind.open(definition, keeper)
 
 
 class _PeerStream(Stream):

@@ -50,30 +50,30 @@ class Operator:
             act(*words)
 
     def _add_vhost(self, name: str) -> None:
-        self._broker.apply(put(VHostDefinition(name)))
+        self._broker.submit(put(VHostDefinition(name)))
 
     def _delete_vhost(self, name: str) -> None:
-        self._broker.apply(delete(VHostDefinition(name)))
+        self._broker.submit(delete(VHostDefinition(name)))
 
     def _add_user(self, name: str, password: str) -> None:
         password_hash = hash_password(password, self._broker.world.random)
-        self._broker.apply(put(UserDefinition(name, password_hash)))
+        self._broker.submit(put(UserDefinition(name, password_hash)))
 
     def _delete_user(self, name: str) -> None:
-        self._broker.apply(delete(self._broker.users[name]))
+        self._broker.submit(delete(self._broker.users[name]))
 
     def _set_user_tags(self, name: str, *tags: str) -> None:
         password_hash = self._broker.users[name].password_hash
-        self._broker.apply(put(UserDefinition(name, password_hash, tags)))
+        self._broker.submit(put(UserDefinition(name, password_hash, tags)))
 
     def _set_permissions(self, vhost: str, user: str, *patterns: str) -> None:
-        self._broker.apply(put(PermissionDefinition(vhost, user, *patterns)))
+        self._broker.submit(put(PermissionDefinition(vhost, user, *patterns)))
 
     def _clear_permissions(self, vhost: str, user: str) -> None:
-        self._broker.apply(delete(PermissionDefinition(vhost, user, "", "", "")))
+        self._broker.submit(delete(PermissionDefinition(vhost, user, "", "", "")))
 
     def _set_topic_permissions(self, vhost: str, user: str, exchange: str, *patterns: str) -> None:
-        self._broker.apply(put(TopicPermissionDefinition(vhost, user, exchange, *patterns)))
+        self._broker.submit(put(TopicPermissionDefinition(vhost, user, exchange, *patterns)))
 
     def _close_all_connections(self, reason: str) -> None:
         self._broker.close_all(ConnectionForced(reason))

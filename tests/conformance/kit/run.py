@@ -3,7 +3,7 @@
 import time
 
 from kit.conversation import Conversation
-from kit.drivers import InProcess, Socket
+from kit.drivers import InProcess, Setting, Socket
 from kit.link import Link
 from kit.script import Script
 
@@ -11,9 +11,9 @@ _RETRIES = 200
 _RETRY_S = 0.01
 
 
-def run_in_process(script: Script, decides_later: bool = False) -> None:
+def run_in_process(script: Script, setting: Setting = "here") -> None:
     """Run ``script`` against a broker of its own. Raises `kit.conversation.Parted`."""
-    Conversation(InProcess(decides_later)).run(script)
+    Conversation(InProcess(setting)).run(script)
 
 
 def run_against(script: Script, driver: Socket) -> None:

@@ -104,5 +104,11 @@ class SocketNetwork(Network):
         return _SocketListener(sock)
 
     async def connect(self, host: str, port: int) -> Stream:
-        stream = await trio.open_tcp_stream(host, port)
+        try:
+            stream = await trio.open_tcp_stream(host, port)
+        except OSError as error:
+            if isinstance(error.__cause__, BaseExceptionGroup):
+                # One for each address that the host has, and each tells more than their sum.
+                raise error.__cause__.exceptions[0] from error
+            raise
         return _SocketStream(socket.socket(fileno=stream.socket.detach()))

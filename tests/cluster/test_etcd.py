@@ -3,12 +3,12 @@
 import json
 import os
 import shutil
-import subprocess
 import urllib.request
 from collections.abc import AsyncIterator, Awaitable, Callable
 from itertools import count
 from pathlib import Path
 
+import attrs
 import pytest
 import trio
 
@@ -23,6 +23,7 @@ from amqpbroker.errors import (
     StoreRefused,
     StoreUnavailable,
 )
+from amqpbroker.testing.certificates import Certificate, make_certificate
 from amqpbroker.testing.etcd_contract import KeyValueStoreContract, events_of
 from amqpbroker.world import real_world
 from amqpbroker.world.tls import client_context
@@ -259,29 +260,20 @@ async def test_a_user_that_etcd_does_not_ask_for_is_a_mistake(etcd: EtcdServers)
     store.close()
 
 
-def openssl(folder: Path, *arguments: str) -> None:
-    subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
-
-
 @pytest.fixture
-def certificates(tmp_path: Path) -> Path:
-    """A CA, and a certificate of its that is good for clients and for servers at 127.0.0.1."""
+def certificate(tmp_path: Path) -> Certificate:
     if shutil.which("openssl") is None and "CI" not in os.environ:
         pytest.skip("there is no openssl")
-    folder = tmp_path / "certificates"
-    folder.mkdir()
-    new = ("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2")
-    openssl(folder, *new, "-subj", "/CN=ca", "-keyout", "ca.key", "-out", "ca.pem")
-    issued = ("-subj", "/CN=etcd", "-addext", "subjectAltName=IP:127.0.0.1")
-    signed = ("-CA", "ca.pem", "-CAkey", "ca.key")
-    openssl(folder, *new, *issued, *signed, "-keyout", "etcd.key", "-out", "etcd.pem")
-    return folder
+    return make_certificate(tmp_path / "certificates")
 
 
 async def test_etcd_is_reached_by_tls(
-    etcd_executable: EtcdExecutable, etcd_options: list[str], tmp_path: Path, certificates: Path
+    etcd_executable: EtcdExecutable,
+    etcd_options: list[str],
+    tmp_path: Path,
+    certificate: Certificate,
 ) -> None:
-    ca, cert, key = (str(certificates / name) for name in ("ca.pem", "etcd.pem", "etcd.key"))
+    ca, cert, key = attrs.astuple(certificate)
     tls = [f"--cert-file={cert}", f"--key-file={key}", f"--trusted-ca-file={ca}"]
     options = [*etcd_options, *tls, "--client-cert-auth"]
     servers = EtcdServers(etcd_executable, tmp_path, free_ports(1), scheme="https", options=options)

@@ -1,9 +1,12 @@
 """Nodes that dial each other over a network that is cut, severed and slow."""
 
+import os
 import random
+import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -23,8 +26,11 @@ from amqpbroker.cluster.link import (
 )
 from amqpbroker.cluster.wire import FIRST_USER_KIND, HELLO, OUTBOX_BYTES_MAX, Link, encode_frame
 from amqpbroker.errors import DiskFailure, LinkFault
+from amqpbroker.testing.certificates import Certificate, make_certificate
 from amqpbroker.testing.links import NotingUser
 from amqpbroker.testing.world import Simulation, simulate
+from amqpbroker.world import Network
+from amqpbroker.world.tls import TlsNetwork, node_contexts
 
 PING, PONG = FIRST_USER_KIND, FIRST_USER_KIND + 1
 PORT = 25672
@@ -35,14 +41,25 @@ SILENCE_S = SILENT_BEATS_MAX * 0.5
 class Member:
     """A node's links, at a host of its own; its server answers every ping."""
 
-    def __init__(self, sim: Simulation, host: str, incarnation: int = 1, **own: Any) -> None:
+    def __init__(
+        self,
+        sim: Simulation,
+        host: str,
+        incarnation: int = 1,
+        certificate: Certificate | None = None,
+        **own: Any,
+    ) -> None:
         self.sim = sim
         self.host = host
         self.name = f"rabbit@{host}"
         self.incarnation = incarnation
+        self.network: Network = sim.network.at(host)
+        if certificate is not None:
+            contexts = node_contexts(*attrs.astuple(certificate))
+            self.network = TlsNetwork(self.network, *contexts)
         world = attrs.evolve(
             sim.world,
-            network=sim.network.at(host),
+            network=self.network,
             random=random.Random(f"{sim.seed} {host} {incarnation}"),
         )
         identity = Identity(
@@ -59,7 +76,7 @@ class Member:
         return Address(self.host, PORT, self.incarnation)
 
     async def run(self) -> None:
-        listener = await self.sim.network.listen(self.host, PORT)
+        listener = await self.network.listen(self.host, PORT)
         try:
             with self.scope:
                 await self.links.run(listener)
@@ -476,6 +493,28 @@ def test_garbage_does_no_harm() -> None:
         assert a.server.states == ["up"]
 
     play(scenario)
+
+
+@pytest.mark.slow
+def test_links_may_be_under_tls(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    if shutil.which("openssl") is None and "CI" not in os.environ:
+        pytest.skip("there is no openssl")
+    certificate = make_certificate(tmp_path / "certificates", "a", "b")
+
+    async def scenario(sim: Simulation) -> None:
+        a, b = (Member(sim, host, certificate=certificate) for host in "ab")
+        plain = Member(sim, "c")
+        async with running(a, b, plain):
+            await trio.sleep(3)
+            a.ping(b, b"a" * 1_000_000)
+            a.ping(b, b"last")
+            await trio.sleep(20)
+            assert [len(payload) for _, payload in a.asker.frames] == [1_000_000, 4]
+            assert a.asker.states == b.server.states == ["up"]
+            assert plain.asker.states == []
+
+    simulate(1, scenario)
+    assert any("link from c: [SSL: " in line for line in lines(caplog))
 
 
 # -- faults ------------------------------------------------------------------------------------

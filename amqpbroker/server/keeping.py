@@ -24,6 +24,8 @@ from amqpbroker.world import World
 log = logging.getLogger(__name__)
 
 _FULL_DISK_RETRY_S = 0.2
+_IDLE_S = 1.0
+"""After so long without anything to keep, what is not needed on disk is given back."""
 
 
 def read_definitions(catalog: Catalog, folder: str, lines: list[bytes]) -> None:
@@ -118,12 +120,11 @@ class Keeping:
                 nursery.start_soon(self._work_off, broker)
                 while not self._stopping:
                     if not wal.has_gathered:
-                        await self._lot.park()
+                        await self._rest()
                         continue
-                    if wal.is_due:
-                        await wal.begin_anew()
+                    await self._store.tidy(is_idle=False)
                     await wal.commit()
-                    if wal.has_stale:
+                    if self._store.has_work:
                         self._wake_worker()
                     broker.turn.end_batch()
                     if wal.is_full:
@@ -133,6 +134,14 @@ class Keeping:
         except* OSError as group:
             raise disk_failure(group.exceptions[0]) from group
         self._stopped.set()
+
+    async def _rest(self) -> None:
+        """Wait until something gathers, or tidy up if it takes long."""
+        with trio.move_on_after(_IDLE_S) as rest:
+            await self._lot.park()
+        if rest.cancelled_caught:
+            await self._store.tidy(is_idle=True)
+            self._wake_worker()
 
     async def _work_off(self, broker: Broker) -> None:
         """Do what is to be done beside the commits."""

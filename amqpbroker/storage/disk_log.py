@@ -9,13 +9,18 @@ The journal is not endless: now and then it is begun anew, and every log says in
 (`restate`). Whatever has waited so long lies in segments by then (`put_some_away`), but for a
 residue that is not worth a file and is said again. What was told since the journal was begun anew
 (`renew`) need not be said again.
+
+What is on disk is given up in one way: a place in a segment that is not needed any more is released
+when the journal keeps what makes it so, be it that the last message there is settled, or that the
+log stands elsewhere.
 """
 
 import logging
 import struct
 from abc import ABC, abstractmethod
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from itertools import compress
 
 import attrs
 
@@ -36,8 +41,8 @@ _UNKNOWN = Origin("", "", b"\0\0", 0, 0, Traits(persistent=True))
 """Of messages that are damaged."""
 _STATE_HEAD = struct.Struct("<QQQI")
 """Renewed end, end, index behind the last that was read, chunks in segments."""
-_STATE_CHUNK = struct.Struct("<QIIIIIIIB")
-"""First index, indexes, live messages, the five of `Place`, whether a bitmap follows."""
+_STATE_CHUNK = struct.Struct("<QIIIIIIIIB")
+"""First index, indexes, live messages, the six of `Place`, whether a bitmap follows."""
 _GONE = b"\1" * CHUNK_MAX
 
 
@@ -187,8 +192,8 @@ class DiskLog(MemoryLog):
         self._loaded: Chunk | None = None
         self._renewed_end = 0
         self._read_before = 0
-        self._empty: list[Place] = []
-        self._empty_before: list[Place] = []
+        self._settled: list[Place] = []  # Released when it is kept what was told.
+        self._left: list[Place] = []  # Released when it is kept where the log stands.
 
     # -- the marks -----------------------------------------------------------------------------
 
@@ -202,39 +207,35 @@ class DiskLog(MemoryLog):
             self.committed = committed
         return end
 
-    def synced(self, end: int, is_all: bool, has_settled: bool) -> None:
-        """The journal keeps the messages below ``end``.
-
-        And what had become of messages when that was sealed, if it ``has_settled``. ``is_all``:
-        nothing else was told since.
-        """
+    def synced(self, end: int, is_all: bool) -> None:
+        """The journal keeps the messages below ``end``; ``is_all``: nothing was told since."""
         self.committed = self.end if is_all or self._is_async else end
         self._uncommitted = not is_all
-        if has_settled:
-            # A segment goes when it is kept that all its messages have: by now, if it was told
-            # before the batch before this one was synced.
-            for place in self._empty_before:
-                self._segments.release(place)
-            self._empty_before, self._empty = self._empty, []
         if self.on_advance is not None:
             self.on_advance()
+
+    def take_settled(self) -> list[Place]:
+        """Places to `release` when it is kept what was told so far."""
+        places, self._settled = self._settled, []
+        return places
+
+    def release(self, places: list[Place]) -> None:
+        """Nothing in these places is needed any more, whatever happens. Raises `DiskFailure`."""
+        for place in places:
+            self._segments.release(place)
 
     # -- memory --------------------------------------------------------------------------------
 
     def _next_chunk(self, full: Chunk) -> None:
         super()._next_chunk(full)
         if full.live:
-            self._keep_waiting(full)
+            # What is being read has twice the room: it is likely to be gone before it is written.
+            self._keep_waiting(full, self._waiting.bytes_max * (1 + (self._read_end > full.base)))
 
-    def _keep_waiting(self, chunk: Chunk) -> None:
-        """A full chunk waits: in memory while there is room, else in a segment.
-
-        One that is being read has twice the room, for it is likely to be gone before it is written.
-        """
-        size = len(chunk.packed) or sum(map(len, chunk.raws))
-        waiting = self._waiting
-        room_bytes = waiting.bytes_max * (2 if self._read_end > chunk.base else 1)
-        fits = waiting.bytes + size <= room_bytes
+    def _keep_waiting(self, chunk: Chunk, room_bytes: int) -> None:
+        """A chunk waits: in memory while less than ``room_bytes`` do, else in a segment."""
+        size = _weight(chunk)
+        fits = self._waiting.bytes + size <= room_bytes
         if not fits and self._put_away(chunk):
             self._drop(chunk)
             return
@@ -273,20 +274,17 @@ class DiskLog(MemoryLog):
 
     def _put_away(self, chunk: Chunk) -> bool:
         """Write a chunk to a segment; it stays in memory. False if the disk is full."""
-        base, count, origins = chunk.base, chunk.count, chunk.origins
         if chunk.offsets is not None and chunk.gone is None:
-            pieces = encode_packed_image(base, origins, chunk.offsets, chunk.packed)
-            origins = origins * count if len(origins) == 1 else origins
+            indexes, origins = range(chunk.base, chunk.base + chunk.count), chunk.origins
+            pieces = encode_packed_image(chunk.base, origins, chunk.offsets, chunk.packed)
+            origins = origins * len(indexes) if len(origins) == 1 else origins
         else:
             MemoryLog._make_ready(self, chunk)
-            origins, raws, gone = chunk.origins, chunk.raws, None
-            if chunk.gone is not None:
-                gone = chunk.gone[:count]
-                origins = [origin for origin, mark in zip(origins, gone, strict=True) if not mark]
-                raws = [raw for raw, mark in zip(raws, gone, strict=True) if not mark]
-            pieces = encode_image(base, origins, raws, gone)
+            indexes, origins, pieces = _image(chunk, chunk.gone or bytearray(chunk.count))
         transient = sum(not origin.traits.persistent for origin in origins)
-        chunk.place = self._segments.store(pieces, base, count, len(origins), transient)
+        chunk.place = self._segments.store(
+            pieces, indexes.start, len(indexes), len(origins), transient
+        )
         self._waiting.is_full = chunk.place is None
         return chunk.place is not None
 
@@ -346,20 +344,25 @@ class DiskLog(MemoryLog):
                 chunk.gone = bytearray(CHUNK_MAX)
             start, stop = here[0] - chunk.base, here[-1] - chunk.base + 1
             chunk.gone[start : stop : here.step] = _GONE[: len(here)]
+        live = chunk.live
         super()._forget(chunk, here)
+        if chunk.place is not None:
+            self._segments.lose(chunk.place, live, chunk.live)
         if not chunk.live:
             self._lighten(chunk)
-            if chunk.place is not None:
-                if self._has_persistent:
-                    self._empty.append(chunk.place)
-                else:
-                    self._segments.release(chunk.place)
+            if chunk.place is None:
+                return
+            if self._has_persistent:
+                self._settled.append(chunk.place)
+            else:
+                self._segments.release(chunk.place)
 
     def delete(self) -> None:
         for chunk in self._chunks.values():
             self._lighten(chunk)
         self._waiting.short.pop(self, None)
-        self._empty, self._empty_before = [], []
+        self._chunks, self._bases, self._last = {}, [], Chunk(self.end, self.end + CHUNK_MAX)
+        self._settled, self._left = [], []
         if self._journal is None:
             self.erase()
         else:
@@ -399,8 +402,11 @@ class DiskLog(MemoryLog):
     def put_some_away(self) -> bool:
         """Put old chunks into segments, unless all of them are a small residue.
 
-        A few milliseconds' work; whether there is more, perhaps for want of room.
+        Those in sparse segments, too. A few milliseconds' work; whether there is more, perhaps for
+        want of room.
         """
+        if self.leave_sparse(self._old_chunks()):
+            return True
         apart = [chunk for chunk in self._old_chunks() if chunk.place is None]
         if sum(map(_weight, apart)) <= RESIDUE_BYTES_MAX:
             return False
@@ -414,6 +420,50 @@ class DiskLog(MemoryLog):
                 return True
         return False
 
+    def leave_sparse(self, chunks: Iterable[Chunk]) -> bool:
+        """Have those ``chunks`` that lie in sparse segments wait elsewhere.
+
+        In memory while there is room, else in another segment. A few milliseconds' work; whether
+        there is more.
+        """
+        sparse = self._segments.sparse
+        if not sparse:
+            return False
+        size = 0
+        for chunk in list(chunks):
+            place = chunk.place
+            if place is None or place.segment not in sparse:
+                continue
+            if size >= _PUT_AWAY_BYTES_MAX:
+                return True
+            size += place.size
+            self._make_ready(chunk)
+            if not chunk.raws:
+                continue  # It is damaged, and stays where it is.
+            self._lighten(chunk)
+            chunk.place = None
+            self._keep_waiting(chunk, self._waiting.bytes_max)
+            self._segments.lose(place, chunk.live, 0)
+            if self._has_persistent:
+                self._left.append(place)
+            else:
+                self._segments.release(place)
+        return False
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether it has sparse segments, and the journal knows nothing of it."""
+        return bool(self._segments.sparse) and not self._has_persistent
+
+    def tidy(self) -> bool:
+        """As `leave_sparse`, of all chunks of a log of which the journal knows nothing."""
+        return self.is_sparse and self.leave_sparse(self._chunks.values())
+
+    @property
+    def waiting_count(self) -> int:
+        """Messages that lie in no segment."""
+        return sum(chunk.live for chunk in self._all_chunks() if chunk.place is None)
+
     async def sync_segments(self) -> None:
         """Make all chunks last that lie in segments. Raises `OSError`."""
         await self._segments.sync()
@@ -424,11 +474,14 @@ class DiskLog(MemoryLog):
         is_synced = self._segments.is_synced
         return all(chunk.place is None or is_synced(chunk.place) for chunk in self._old_chunks())
 
-    def restate(self) -> tuple[LogState, list[tuple[range, list[bytes]]]]:
+    def restate(self) -> tuple[LogState, list[tuple[range, int, list[bytes]]]]:
         """Where the log stands, and its old persistent messages that lie in no segment.
 
-        These as images, each with the indexes that it speaks of.
+        These as images, each with the indexes that it speaks of, and how many it holds. Once it is
+        kept, nothing that lay elsewhere before is needed any more.
         """
+        self._settled += self._left
+        self._left = []
         chunks = []
         images = []
         for chunk in self._old_chunks():
@@ -438,9 +491,9 @@ class DiskLog(MemoryLog):
                     ChunkState(chunk.base, chunk.count, chunk.live, chunk.place, gone or None)
                 )
             elif self._has_persistent:
-                image = _persistent_image(chunk)
-                if image:
-                    images.append((range(chunk.base, chunk.base + chunk.count), image))
+                indexes, origins, image = _image(chunk, _not_persistent(chunk))
+                if origins:
+                    images.append((indexes, len(origins), image))
         read_end = max(self._read_end, self._read_before)
         return LogState(self._renewed_end, self.end, read_end, chunks), images
 
@@ -476,7 +529,7 @@ class DiskLog(MemoryLog):
         chunk.count, chunk.live, chunk.place = there.count, there.live, there.place
         if there.gone is not None:
             chunk.gone = bytearray(there.gone.ljust(CHUNK_MAX, b"\0"))
-        self._segments.keep(there.place)
+        self._segments.keep(there.place, there.live)
         return chunk
 
     def _drop_transient(self, chunk: Chunk) -> None:
@@ -539,18 +592,24 @@ def _weight(chunk: Chunk) -> int:
     return len(chunk.packed) or sum(map(len, chunk.raws))
 
 
-def _persistent_image(chunk: Chunk) -> list[bytes]:
-    """The image of the live persistent messages of a chunk in memory; empty if there are none."""
+def _not_persistent(chunk: Chunk) -> bytearray:
+    """Which messages of a chunk in memory do not outlive the node, an octet for each."""
     if chunk.offsets is not None:
         chunk.unpack()
     gone = bytearray(chunk.gone[: chunk.count]) if chunk.gone else bytearray(chunk.count)
-    origins, raws = [], []
     for place, origin in enumerate(chunk.origins):
-        if gone[place]:
-            continue
         if not origin.traits.persistent:
             gone[place] = 1
-            continue
-        origins.append(origin)
-        raws.append(chunk.raws[place])
-    return encode_image(chunk.base, origins, raws, gone) if raws else []
+    return gone
+
+
+def _image(chunk: Chunk, gone: bytearray) -> tuple[range, list[Origin], list[bytes]]:
+    """The image of what is not ``gone`` of an unpacked chunk: its span, origins, pieces."""
+    start, stop = max(0, gone.find(0)), gone.rfind(0, 0, chunk.count) + 1
+    marks = gone[start:stop]
+    origins, raws = chunk.origins[start:stop], chunk.raws[start:stop]
+    there = [not mark for mark in marks]
+    origins, raws = list(compress(origins, there)), list(compress(raws, there))
+    sparse = marks if len(raws) < len(marks) else None
+    pieces = encode_image(chunk.base + start, origins, raws, sparse)
+    return range(chunk.base + start, chunk.base + stop), origins, pieces

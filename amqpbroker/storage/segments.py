@@ -1,8 +1,11 @@
 """Segments: files of one log, in which messages lie that wait for long.
 
 A segment is a row of chunks, each a header with a checksum of its own and an image of messages. It
-grows until it is full and is never changed; when the last message of its last chunk is settled, the
-file goes. Which of its messages are settled is not said here, but in the write-ahead log.
+grows until it is full and is never changed; when the last of its chunks is released, the file goes.
+Which of its messages are settled is not said here, but in the write-ahead log.
+
+A segment is *sparse* when little of it is live. Somebody is to take its chunks elsewhere then and
+release them (`DiskLog.leave_sparse`), or one message that nobody wants would keep the whole file.
 """
 
 import struct
@@ -23,6 +26,8 @@ from amqpbroker.world import Disk, File
 
 SEGMENT_BYTES_MAX = 16 * 1024 * 1024
 """A segment that has grown to this gets no more chunks."""
+_SPARSE = 0.3
+"""A segment is sparse when less than this share of its octets is live."""
 
 _FILE_MARK = b"\xb2SEG"
 _CHUNK_HEAD = struct.Struct("<4sQIIIII")
@@ -37,25 +42,63 @@ _SUFFIX = ".seg"
 class Place:
     """Where a chunk lies: number of the segment, offset and octets of the image in it.
 
-    ``transient`` counts its messages that a restart ends.
+    ``messages`` counts what was written there, ``transient`` those of them that a restart ends.
     """
 
     segment: int
     offset: int
     size: int
     checksum: int
+    messages: int
     transient: int
+
+    def live_bytes(self, live: int) -> int:
+        """What so many of the messages take, about."""
+        return self.size * live // self.messages
+
+
+@attrs.define
+class SegmentUse:
+    """What the segments of some logs hold: octets that are live, and others in sparse segments."""
+
+    live_bytes: int = 0
+    wasted_bytes: int = 0
+
+    def is_wasteful(self, bytes_max: int) -> bool:
+        """Whether more than ``bytes_max`` is wasted, and more than is live."""
+        return self.wasted_bytes > max(bytes_max, self.live_bytes)
+
+
+@attrs.define
+class _Segment:
+    """A segment: its octets, those that are live, chunks that are not released."""
+
+    size_bytes: int
+    live_bytes: int = 0
+    chunks: int = 0
+    wasted_bytes: int = 0
+    is_damaged: bool = False
 
 
 class Segments:
     """The segments of one log, in a folder of their own that is made when the first is.
 
     Numbers go up with every segment; those up to ``sealed_to`` are not written to any more.
-    ``is_there`` says that the folder is.
+    ``is_there`` says that the folder is. They count among what is in ``use``.
     """
 
-    def __init__(self, disk: Disk, folder: str, sealed_to: int = 0, is_there: bool = False) -> None:
+    def __init__(
+        self,
+        disk: Disk,
+        folder: str,
+        sealed_to: int = 0,
+        is_there: bool = False,
+        use: SegmentUse | None = None,
+    ) -> None:
         self.folder = folder
+        self.sparse: set[int] = set()
+        """The numbers of segments that are sparse. Those that are damaged count as if not."""
+        self._use = use or SegmentUse()
         self._disk = disk
         self._number = sealed_to
         self._open: dict[int, File] = {}  # Segments that are written to, or not synced yet.
@@ -64,7 +107,7 @@ class Segments:
         self._syncing: int | None = None
         self._synced_bytes: dict[int, int] = {}
         self._reading: tuple[int, File] | None = None
-        self._chunks: dict[int, int] = {}  # Chunks in each segment that hold live messages.
+        self._segments: dict[int, _Segment] = {}
         self._folder_unsynced = False
         self._folder_there = is_there
         self._is_gone = False
@@ -90,13 +133,17 @@ class Segments:
             if not is_full(error):
                 raise
             return None
-        place = Place(self._number, offset, len(image), checksum, transient)
+        place = Place(self._number, offset, len(image), checksum, live, transient)
         self._dirty.add(self._number)
-        self._chunks[self._number] = self._chunks.get(self._number, 0) + 1
+        segment = self._segments.setdefault(self._number, _Segment(0))
+        segment.size_bytes = file.size_bytes
+        segment.chunks += 1
+        self._change(self._number, len(image))
         return place
 
     def _file_to_write(self) -> File:
-        if self._is_writing and self._open[self._number].size_bytes < SEGMENT_BYTES_MAX:
+        is_full = not self._is_writing or self._open[self._number].size_bytes >= SEGMENT_BYTES_MAX
+        if not is_full and self._number not in self.sparse:
             return self._open[self._number]
         if self._is_writing:
             self._is_writing = False
@@ -159,7 +206,7 @@ class Segments:
             if self._is_gone:
                 self.remove_all()
                 return
-            if not self._chunks.get(number):
+            if number not in self._segments or not self._segments[number].chunks:
                 self._remove(number)
             else:
                 self._close_if_done(number)
@@ -172,11 +219,19 @@ class Segments:
         try:
             file = self._file_to_read(place.segment)
         except FileNotFoundError:
+            self._note_damage(place)
             raise FormatError("the file is not there") from None
         data = file.read(place.offset, place.size)
         if len(data) != place.size or crc32(data) != place.checksum:
+            self._note_damage(place)
             raise FormatError("a chunk of messages is not what was written there")
         return decode_image(data)
+
+    def _note_damage(self, place: Place) -> None:
+        segment = self._segments.get(place.segment)
+        if segment is not None:
+            segment.is_damaged = True
+            self._change(place.segment, 0)
 
     def path(self, place: Place) -> str:
         """The file in which a chunk lies."""
@@ -198,25 +253,56 @@ class Segments:
 
     # -- the end of chunks ---------------------------------------------------------------------
 
-    def keep(self, place: Place) -> None:
-        """A chunk that was found at the start holds live messages."""
-        self._chunks[place.segment] = self._chunks.get(place.segment, 0) + 1
+    @must_work()
+    def keep(self, place: Place, live: int) -> None:
+        """A chunk that was found at the start holds live messages. Raises `DiskFailure`."""
+        if place.segment not in self._segments:
+            file = self._disk.open(self.path(place), read_only=True)
+            self._segments[place.segment] = _Segment(file.size_bytes)
+            file.close()
+        self._segments[place.segment].chunks += 1
+        self._change(place.segment, place.live_bytes(live))
+
+    def lose(self, place: Place, live: int, left: int) -> None:
+        """Of ``live`` messages of a chunk only ``left`` are needed here any more."""
+        self._change(place.segment, place.live_bytes(left) - place.live_bytes(live))
 
     @must_work()
     def release(self, place: Place) -> None:
-        """A chunk holds no live message any more; its segment goes with the last such.
+        """Nothing of a chunk is needed here any more; its segment goes with the last such.
 
         Raises `DiskFailure`.
         """
-        number = place.segment
-        self._chunks[number] -= 1
-        if not self._chunks[number] and number != self._syncing:
-            self._remove(number)
+        segment = self._segments[place.segment]
+        segment.chunks -= 1
+        if not segment.chunks and place.segment != self._syncing:
+            self._remove(place.segment)
+
+    def _change(self, number: int, live_bytes: int) -> None:
+        """So many octets more of a segment are live."""
+        segment, use = self._segments[number], self._use
+        segment.live_bytes += live_bytes
+        use.live_bytes += live_bytes
+        wasted_bytes = 0
+        # One of which nothing is live is about to go.
+        if 0 < segment.live_bytes < segment.size_bytes * _SPARSE and not segment.is_damaged:
+            wasted_bytes = segment.size_bytes - segment.live_bytes
+            self.sparse.add(number)
+        else:
+            self.sparse.discard(number)
+        use.wasted_bytes += wasted_bytes - segment.wasted_bytes
+        segment.wasted_bytes = wasted_bytes
+
+    def _forget(self, number: int) -> None:
+        segment = self._segments.get(number)
+        if segment is not None:
+            self._change(number, -segment.live_bytes)
+            del self._segments[number]
 
     def _remove(self, number: int) -> None:
         if self._is_written(number):
             self._is_writing = False
-        self._chunks.pop(number, None)
+        self._forget(number)
         self._dirty.discard(number)
         self._synced_bytes.pop(number, None)
         if number in self._open:
@@ -241,6 +327,8 @@ class Segments:
         Raises `DiskFailure`.
         """
         self._is_gone = True
+        for number in list(self._segments):
+            self._forget(number)
         if self._syncing is None:
             self.close()
             if self._folder_there:
@@ -308,8 +396,9 @@ def stored_chunks(
                 return places
             if _CHECKSUM.unpack_from(data, len(head))[0] != crc32(head):
                 return places
-            _, _, _, _, transient, octets, checksum = _CHUNK_HEAD.unpack(head)
-            place = Place(number, position + _CHUNK_HEAD_BYTES, octets, checksum, transient)
+            _, _, _, messages, transient, octets, checksum = _CHUNK_HEAD.unpack(head)
+            offset = position + _CHUNK_HEAD_BYTES
+            place = Place(number, offset, octets, checksum, messages, transient)
             position = place.offset + octets
             places.append(place)
     finally:

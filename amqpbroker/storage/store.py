@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from weakref import WeakSet
+from weakref import WeakValueDictionary
 
 from amqpbroker.errors import DataError
 from amqpbroker.storage import directory
@@ -13,6 +13,7 @@ from amqpbroker.storage.format import FormatError
 from amqpbroker.storage.recovery import Kept, Recovered, recover
 from amqpbroker.storage.segments import (
     Segments,
+    SegmentUse,
     remove_folder,
     segment_numbers,
     segment_path,
@@ -23,6 +24,10 @@ from amqpbroker.world import Disk, File
 
 WAITING_BYTES_MAX = 64 * 1024 * 1024
 """Messages that wait in memory, over all queues; what is beyond waits in segments."""
+WASTE_BYTES_MAX = 64 * 1024 * 1024
+"""What may lie on disk and is not needed, beside as much as is needed."""
+IDLE_WASTE_BYTES_MAX = 4 * 1024 * 1024
+"""The same while nothing is to be done."""
 
 TRANSIENT = "transient-"
 """What begins the name of a log's folder that ends with the node."""
@@ -60,9 +65,12 @@ class Store:
         self._lock = lock
         self._recovered = recovered
         self._waiting = Waiting(waiting_bytes_max, self.damages)
+        self._use = SegmentUse()
+        self._transient_use = SegmentUse()
         self._transient_count = 0
         self._is_starting = True
-        self._logs: WeakSet[DiskLog] = WeakSet()
+        self._logs: WeakValueDictionary[str, DiskLog] = WeakValueDictionary()
+        self._untidy: list[DiskLog] = []
         self.newest_log_id = newest_log_id
         """No log that has left a trace has a higher id."""
 
@@ -124,9 +132,9 @@ class Store:
         numbers = standing.segments
         for number in set(numbers) - standing.needed:
             self._disk.remove(segment_path(folder, number))
-        segments = Segments(self._disk, folder, max(numbers, default=0), bool(numbers))
+        segments = Segments(self._disk, folder, max(numbers, default=0), bool(numbers), self._use)
         opened = DiskLog(log_id, segments, self._waiting, self.wal, is_async)
-        self._logs.add(opened)
+        self._logs[folder] = opened
         if kept is not None:
             opened.epoch = kept.epoch
             opened.recover(standing.state, kept.messages)
@@ -138,10 +146,9 @@ class Store:
         """A log whose messages end with the node; on disk are only those that wait for long."""
         self._transient_count += 1
         folder = f"{self._folder}/queues/{TRANSIENT}{self._transient_count}"
-        opened = DiskLog(
-            self._transient_count, Segments(self._disk, folder), self._waiting, journal=None
-        )
-        self._logs.add(opened)
+        segments = Segments(self._disk, folder, use=self._transient_use)
+        opened = DiskLog(self._transient_count, segments, self._waiting, journal=None)
+        self._logs[folder] = opened
         return opened
 
     @property
@@ -158,6 +165,31 @@ class Store:
         """Have ``call`` called when there comes to be work for `work_off`."""
         self._waiting.on_short = call
 
+    async def tidy(self, is_idle: bool) -> None:
+        """Begin to give back what is not needed on disk, if that is much; `work_off` goes on.
+
+        Between two commits. The journal begins anew when its newest file has grown long (or, when
+        the node ``is_idle``, when most of it is void), or when much of the segments is wasted: with
+        the chunks that are live the logs leave those that are sparse. Logs of which the journal
+        knows nothing leave them as well. Raises `OSError`.
+        """
+        limit_bytes = IDLE_WASTE_BYTES_MAX if is_idle else WASTE_BYTES_MAX
+        wal = self.wal
+        is_due = wal.is_whole and (
+            wal.is_long
+            or self._use.is_wasteful(limit_bytes)
+            or (is_idle and wal.is_mostly_void(limit_bytes))
+        )
+        if is_due or self._transient_use.is_wasteful(limit_bytes):
+            self._untidy = [opened for opened in self._logs.values() if opened.is_sparse]
+        if is_due:
+            await wal.begin_anew()
+
+    @property
+    def has_work(self) -> bool:
+        """Whether `work_off` has something to do."""
+        return bool(self._waiting.short or self._untidy or self.wal.has_stale)
+
     async def work_off(self) -> bool:
         """Do what is to be done beside the commits: some milliseconds' work; whether it was any.
 
@@ -165,6 +197,10 @@ class Store:
         """
         for opened in self._waiting.short:
             opened.relieve()
+            return True
+        if self._untidy:
+            if not self._untidy[-1].tidy():
+                self._untidy.pop()
             return True
         if self.wal.has_stale:
             await self.wal.renew()
@@ -200,7 +236,7 @@ class Store:
 
     def close(self) -> None:
         """Let go of the directory as it is."""
-        for opened in self._logs:
+        for opened in self._logs.values():
             opened.close()
         self.wal.close()
         self._lock.close()

@@ -15,6 +15,7 @@ A full disk is another matter: what was written of the batch is cut off again, a
 import errno
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterable
+from functools import partial
 from itertools import accumulate, islice
 
 import attrs
@@ -34,7 +35,7 @@ from amqpbroker.storage.format import (
 from amqpbroker.world import Disk, File
 
 WAL_FILE_BYTES_MAX = 64 * 1024 * 1024
-"""A file that has grown to this is followed by another."""
+"""A file that has grown by this is followed by another, unless it has said more to begin with."""
 
 FILE_MARK = b"\xb2LOG"
 SUFFIX = ".wal"
@@ -68,8 +69,6 @@ class _Batch:
     number: int
     octets: bytes
     ends: dict[DiskLog, int]
-    unfinished: set[DiskLog]
-    """Logs of which more had gathered than the batch holds."""
     waiting: list[Callable[[], None]]
 
 
@@ -105,6 +104,10 @@ class Wal(Journal):
         self._ready: dict[DiskLog, None] = {}  # Those of them that the next batches restate.
         self._old = old
         self._says_definitions = False
+        # What the newest file holds: octets when the older ones went, octets of all definitions
+        # at its beginning, messages and ranges of settled ones.
+        self._said_bytes = self._definitions_bytes = self._said_count = 0
+        self._looked_at = 0
 
     def adopt(self, log: DiskLog) -> None:
         """Older files speak of ``log``: it has to say anew where it stands."""
@@ -190,6 +193,7 @@ class Wal(Journal):
         if self._says_definitions:
             self._says_definitions = False
             said = [encode_record(Kind.DEFINITIONS, 0, 0, [self.all_definitions()])]
+            self._definitions_bytes = len(said[0])
         elif changes:
             said = [encode_record(Kind.CHANGES, 0, 0, changes)]
         records = said[:]
@@ -200,29 +204,38 @@ class Wal(Journal):
             state, images = log.restate()
             records.append(encode_record(Kind.STATE, log_id, epoch, state.encode()))
             directory.append(DirectoryEntry(log_id, epoch, 0, 0))
-            for indexes, image in images:
+            for indexes, count, image in images:
+                self._said_count += count
                 records.append(encode_record(Kind.MESSAGES, log_id, epoch, image))
                 directory.append(DirectoryEntry(log_id, epoch, indexes.start, len(indexes)))
         ends: dict[DiskLog, int] = {}
+        finished = dict.fromkeys(restated)
         for log, runs, settled in self._take_gathered(restated):
             log_id, epoch = log.log_id, log.epoch
             for run in runs:
+                self._said_count += len(run.raws)
                 image = encode_image(run.first, run.origins, run.raws)
                 records.append(encode_record(Kind.MESSAGES, log_id, epoch, image))
                 directory.append(DirectoryEntry(log_id, epoch, run.first, len(run.raws)))
             if settled:
+                self._said_count += len(settled)
                 ranges = encode_ranges(settled)
                 records.append(encode_record(Kind.SETTLED, log_id, epoch, ranges))
-            is_all = log not in self._gathered
-            ends[log] = log.end if is_all else runs[-1].first + len(runs[-1].raws)
+            if log in self._gathered:
+                ends[log] = runs[-1].first + len(runs[-1].raws)
+            else:
+                ends[log] = log.end
+                finished[log] = None
             self._spoken_of[log] = None
+        for log in finished:
+            if places := log.take_settled():
+                waiting.append(partial(log.release, places))
         records += said
         records += signs
         batch = _Batch(
             self._batch,
             encode_batch(self._batch, self._synced_to, directory, records, self._salt),
             ends,
-            ends.keys() & self._gathered.keys(),
             waiting,
         )
         self._batch += 1
@@ -279,7 +292,7 @@ class Wal(Journal):
         await file.sync()
         self._synced_to = batch.number
         for log, end in batch.ends.items():
-            log.synced(end, log not in self._gathered, log not in batch.unfinished)
+            log.synced(end, log not in self._gathered)
         for call in batch.waiting:
             call()
         return True
@@ -307,10 +320,30 @@ class Wal(Journal):
     # -- beginning anew ------------------------------------------------------------------------
 
     @property
-    def is_due(self) -> bool:
-        """Whether the newest file is long enough, and the older ones are gone."""
-        file = self._file
-        return file is not None and file.size_bytes >= WAL_FILE_BYTES_MAX and not self._old
+    def is_whole(self) -> bool:
+        """Whether the newest file says all that is to be known: the older ones are gone."""
+        return self._file is not None and not self._old
+
+    @property
+    def is_long(self) -> bool:
+        """Whether the newest file has grown so much that another should be begun."""
+        assert self._file is not None
+        grown_bytes = self._file.size_bytes - self._said_bytes
+        return grown_bytes >= max(WAL_FILE_BYTES_MAX, self._said_bytes)
+
+    def is_mostly_void(self, bytes_min: int) -> bool:
+        """Whether the newest file has ``bytes_min`` and most that it says is not needed any more.
+
+        Counted in messages, over all logs of which it speaks. False if it was asked before, and
+        nothing was said since.
+        """
+        assert self._file is not None
+        size_bytes = self._file.size_bytes - self._definitions_bytes
+        if size_bytes < bytes_min or self._looked_at == self._batch:
+            return False
+        self._looked_at = self._batch
+        needed_count = sum(log.waiting_count for log in self._spoken_of)
+        return 2 * needed_count <= self._said_count
 
     async def begin_anew(self) -> None:
         """Begin another file, between two commits; `renew` lets the older ones go.
@@ -322,6 +355,7 @@ class Wal(Journal):
         self._old.append(file.path)
         file.close()
         self._number += 1
+        self._said_bytes = self._said_count = 0
         self._stale, self._spoken_of = self._spoken_of, {}
         for log in self._stale:
             log.renew()
@@ -367,6 +401,8 @@ class Wal(Journal):
         for path in self._old:
             self._disk.remove(path)
         self._old.clear()
+        assert self._file is not None
+        self._said_bytes = self._file.size_bytes
 
     async def stop(self) -> None:
         """Have all logs say where they stand, and end; they tell nothing any more.

@@ -24,7 +24,7 @@ from amqpbroker.protocol.frames import encode_method
 from amqpbroker.server import keeping
 from amqpbroker.server.config import Config
 from amqpbroker.server.node import Node
-from amqpbroker.storage import disk_log, segments, wal
+from amqpbroker.storage import disk_log, segments, store, wal
 from amqpbroker.storage.directory import ROOM_BYTES_MIN
 from amqpbroker.testing.client import Client, Content
 from amqpbroker.testing.sim_disk import SimCrash, SimDisk
@@ -378,7 +378,10 @@ def small_files(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wal, "WAL_FILE_BYTES_MAX", 60_000)
     monkeypatch.setattr(disk_log, "RESIDUE_BYTES_MAX", 3_000)
     monkeypatch.setattr(segments, "SEGMENT_BYTES_MAX", 30_000)
+    monkeypatch.setattr(store, "WASTE_BYTES_MAX", 30_000)
+    monkeypatch.setattr(store, "IDLE_WASTE_BYTES_MAX", 3_000)
     monkeypatch.setattr(keeping, "WAITING_BYTES_MAX", 20_000)
+    monkeypatch.setattr(keeping, "_IDLE_S", 0.05)
 
 
 @contextmanager

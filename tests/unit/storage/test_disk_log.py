@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import pytest
 
@@ -217,6 +218,68 @@ def test_segments_go_with_the_last_of_their_messages(
     assert len(disk.names("/data/queues/1")) <= 1
 
 
+def some_left(store: Store, log: DiskLog, wait: Wait) -> set[int]:
+    """Let little be live in each chunk of a log, and that be kept; which messages are left."""
+    log.append(PERSISTENT, [bytes(1000) for _ in range(8 * CHUNK_MAX)])
+    left = set(range(0, log.end, 200))
+    for index in left:
+        log.settle(range(index + 1, min(index + 200, log.end)))
+    while store.wal.has_gathered:
+        wait(store.wal.commit)
+    return left
+
+
+def tidy(store: Store, wait: Wait) -> None:
+    """Have a store give back what it need not keep."""
+    wait(partial(store.tidy, is_idle=True))
+    for _ in range(100):
+        while store.wal.has_gathered:
+            wait(store.wal.commit)
+        if not store.has_work:
+            return
+        wait(store.work_off)
+    raise AssertionError("there is no end to it")
+
+
+@pytest.mark.parametrize("waiting_bytes_max", [0, 1 << 20])
+def test_messages_leave_segments_of_which_little_is_live(
+    open_store: OpenStore, disk: SimDisk, wait: Wait, waiting_bytes_max: int
+) -> None:
+    store = open_store(waiting_bytes_max)
+    log = store.open_log(1)
+    left = some_left(store, log, wait)
+    before = disk.names("/data/queues/1")
+
+    tidy(store, wait)
+
+    assert not set(before) & set(disk.names("/data/queues/1"))
+    assert store._waiting.bytes <= waiting_bytes_max
+    assert all(log.read(range(index, index + 1)).raws == [bytes(1000)] for index in left)
+    disk.crash()
+    assert set(indexes(open_store().open_log(1))) == left
+
+
+def test_a_damaged_segment_is_left_as_it_is(
+    open_store: OpenStore, disk: SimDisk, wait: Wait
+) -> None:
+    store = open_store(waiting_bytes_max=0)
+    log = store.open_log(1)
+    left = some_left(store, log, wait)
+    file = disk.open("/data/queues/1/00000001.seg")
+    data = file.read(0, file.size_bytes)
+    file.truncate(len(data) - 1)
+    file.append(bytes([data[-1] ^ 1]))
+
+    for _ in range(3):
+        tidy(store, wait)
+
+    assert "00000001.seg" in disk.names("/data/queues/1")
+    assert len(store.damages) == 1
+    assert log.damaged_count < len(left)
+    readable = {index for index in left if log.read(range(index, index + 1)).raws}
+    assert len(readable) == len(left) - log.damaged_count
+
+
 def test_a_log_that_is_deleted_leaves_nothing_behind(
     open_store: OpenStore, disk: SimDisk, wait: Wait
 ) -> None:
@@ -267,7 +330,7 @@ def test_what_lies_on_disk_of_queues_that_nobody_knows_is_cleared_up(
 
 @pytest.mark.parametrize("gone", [bytes(3), b"\1\0\1" * 341, b"\0" * 1023 + b"\1"])
 def test_the_state_of_a_log_comes_back(gone: bytes) -> None:
-    place = disk_log.Place(3, 5, 7, 11, 2)
+    place = disk_log.Place(3, 5, 7, 11, 13, 2)
     chunks = [
         disk_log.ChunkState(100, 1024, 1024, place, None),
         disk_log.ChunkState(2000, len(gone), gone.count(0), place, gone),

@@ -118,40 +118,67 @@ def make_topology(api: Api, amqp: str) -> pika.BlockingConnection:
     return connection
 
 
+class Comparison:
+    """Runs command lines with both commands, and keeps what is the same."""
+
+    def __init__(self, api: str, node: str, tools: Path) -> None:
+        self.api = api
+        self.node = node
+        self.tools = tools
+        self.kept: list[Any] = []
+        self.different = 0
+
+    def run(self, line: str, before: list[str]) -> None:
+        """Run a line, and what stands ``before`` it each time."""
+        tool, *words = shlex.split(line)
+        theirs, ours = self._theirs(tool, words, before), self._ours(tool, words, before)
+        if theirs != ours:
+            self.different += 1
+            print(f"DIFFERENT: {line}", theirs, ours, sep="\n  ")
+            return
+        status, stdout, stderr = theirs
+        self.kept.append(
+            {"line": line, "node": self.node, "status": status, "asked": RecordingApi.asked}
+            | {"stdout": stdout, "stderr": stderr}
+        )
+
+    def _prepare(self, before: list[str]) -> None:
+        for line in before:
+            tool, *words = shlex.split(line)
+            subprocess.run([str(self.tools / tool), *words], capture_output=True, check=False)
+
+    def _theirs(self, tool: str, words: list[str], before: list[str]) -> Any:
+        self._prepare(before)
+        result = subprocess.run([str(self.tools / tool), *words], capture_output=True, check=False)
+        out, err = result.stdout.decode(), result.stderr.decode()
+        return result.returncode, normal(out, self.node), normal(err, self.node)
+
+    def _ours(self, tool: str, words: list[str], before: list[str]) -> Any:
+        self._prepare(before)
+        out, err = io.StringIO(), io.StringIO()
+        RecordingApi.asked = []
+        environment = {"AMQPBROKER_URL": self.api}
+        status = main(words, tool, Surroundings(io.StringIO(), out, err, environment, RecordingApi))
+        return status, normal(out.getvalue(), self.node), normal(err.getvalue(), self.node)
+
+
 def record(api: str, amqp: str, tools: Path) -> int:
     """Run all lines; the number of those that differ."""
     there = Api(Target(api, user="guest", password="guest"))
-    node = there.get("overview")["node"]
+    comparison = Comparison(api, there.get("overview")["node"], tools)
     connection = make_topology(there, amqp)
-    kept, different = [], 0
+    before: list[str] = []
     for line in (HERE / "lines.txt").read_text().splitlines():
         connection.process_data_events(6 if line == "# wait" else 0)
-        if not line or line.startswith("#"):
-            continue
-        tool, *words = shlex.split(line)
-        result = subprocess.run([str(tools / tool), *words], capture_output=True, check=False)
-        stdout, stderr = io.StringIO(), io.StringIO()
-        RecordingApi.asked = []
-        around = Surroundings(io.StringIO(), stdout, stderr, {"AMQPBROKER_URL": api}, RecordingApi)
-        status = main(words, tool, around)
-        outputs = [
-            (number, normal(out, node), normal(err, node))
-            for number, out, err in (
-                (result.returncode, result.stdout.decode(), result.stderr.decode()),
-                (status, stdout.getvalue(), stderr.getvalue()),
-            )
-        ]
-        if outputs[0] != outputs[1]:
-            different += 1
-            print(f"DIFFERENT: {line}", *outputs, sep="\n  ")
-            continue
-        kept.append(
-            {"line": line, "node": node, "status": status, "asked": RecordingApi.asked}
-            | {"stdout": outputs[0][1], "stderr": outputs[0][2]}
-        )
-    (HERE / "recorded.json").write_text(json.dumps(kept, ensure_ascii=False, indent=1) + "\n")
-    print(f"{len(kept)} the same, {different} different")
-    return different
+        if line.startswith("& "):
+            before.append(line[2:])
+        elif line and not line.startswith("#"):
+            comparison.run(line, before)
+            before = []
+    text = json.dumps(comparison.kept, ensure_ascii=False, indent=1)
+    (HERE / "recorded.json").write_text(f"{text}\n")
+    print(f"{len(comparison.kept)} the same, {comparison.different} different")
+    return comparison.different
 
 
 if __name__ == "__main__":

@@ -86,6 +86,7 @@ def _status(call: Call) -> Report:
 def _status_data(call: Call, node: Item, memory: Item) -> Item:
     overview = call.overview
     totals = overview.get("object_totals", {})
+    own_version = overview.get("amqpbroker_version", "")
     listeners = [each for each in overview.get("listeners", ()) if each["node"] == call.node]
     return {
         "active_plugins": node.get("enabled_plugins", []),
@@ -109,8 +110,8 @@ def _status_data(call: Call, node: Item, memory: Item) -> Item:
         "net_ticktime": node.get("net_ticktime", 0),
         "pid": int(node.get("os_pid", 0)),
         "processes": {"limit": node.get("proc_total", 0), "used": node.get("proc_used", 0)},
-        "product_name": overview.get("product_name", ""),
-        "product_version": overview.get("product_version", ""),
+        "product_name": "amqpbroker" if own_version else "",
+        "product_version": own_version,
         "rabbitmq_version": overview["rabbitmq_version"],
         "raft_data_directory": "",
         "run_queue": node.get("run_queue", 0),
@@ -127,12 +128,13 @@ def _status_data(call: Call, node: Item, memory: Item) -> Item:
 
 
 def _runtime_lines(data: Item, node: str) -> list[str]:
+    names = {"Product name": "product_name", "Product version": "product_version"}
+    product = [f"{title}: {data[key]}" for title, key in names.items() if data[key]]
     return [
         f"OS PID: {data['pid']}",
         f"Uptime (seconds): {data['uptime']}",
         f"Is under maintenance?: {str(data['is_under_maintenance']).lower()}",
-        f"Product name: {data['product_name']}",
-        f"Product version: {data['product_version']}",
+        *product,
         f"RabbitMQ version: {data['rabbitmq_version']}",
         f"Node name: {node}",
         f"Erlang configuration: {data['erlang_version']}",
@@ -143,11 +145,11 @@ def _runtime_lines(data: Item, node: str) -> list[str]:
 
 
 def _memory_lines(data: Item, unit: str) -> list[str]:
+    limit = _converted(data["vm_memory_high_watermark_limit"], unit)
     lines = [
         f"Total memory used: {_converted(data['vm_memory_used'], unit)}",
         f"Calculation strategy: {data['vm_memory_calculation_strategy']}",
-        "Memory high watermark setting: computed to:"
-        f" {_converted(data['vm_memory_high_watermark_limit'], unit)}\n",
+        f"Memory high watermark setting: {limit}, computed to: {limit}\n",
     ]
     for name, (size, percentage) in _shares(data["memory"]).items():
         lines.append(f"{name}: {_converted(size, unit)} ({percentage} %)")

@@ -16,6 +16,7 @@ from amqpbroker.cli.ctl.command import (
     Rows,
     failed,
 )
+from amqpbroker.cli.ctl.vhosts import metadata_of
 
 VERSION = "3.13.7"
 """The RabbitMQ whose commands these are."""
@@ -47,7 +48,9 @@ def _enable_feature_flag(call: Call) -> None:
 
 def _trace(is_on: bool) -> Callable[[Call], str]:
     def run(call: Call) -> str:
-        call.api.put("vhosts", call.vhost, body={"tracing": is_on})
+        there = call.api.find("vhosts", call.vhost)
+        if there is not None:
+            call.api.put("vhosts", call.vhost, body={**metadata_of(there), "tracing": is_on})
         return f"Trace {'enabled' if is_on else 'disabled'} for vhost {call.vhost}"
 
     return run

@@ -30,6 +30,14 @@ def _add_vhost(call: Call) -> None:
         raise failed("Unsupported default queue type", EXIT_USAGE)
     if call.api.find("vhosts", vhost) is None:
         _put_vhost(call, {"description": options["description"], "tags": options["tags"]})
+        _withdraw(call)
+
+
+def _withdraw(call: Call) -> None:
+    """Take away what the API gives to whoever makes a virtual host: RabbitMQ's tool is nobody."""
+    user = call.api.target.user
+    if user and call.api.find("permissions", call.arguments[0], user) is not None:
+        call.api.delete("permissions", call.arguments[0], user)
 
 
 def _put_vhost(call: Call, body: dict[str, Any]) -> None:
@@ -53,7 +61,7 @@ def _set_vhost_tags(call: Call) -> None:
     if found is None:
         text = f'Virtual host "{vhost}" does not exist'
         raise failed(text, EXIT_DATA, f'Virtual host "{vhost}" does not exists')
-    body = {"description": found.get("description", ""), "tags": ",".join(tags)}
+    body = {**metadata_of(found), "tags": ",".join(tags)}
     call.api.put("vhosts", vhost, body=body)
 
 
@@ -61,9 +69,18 @@ def _update_vhost_metadata(call: Call) -> None:
     found = call.api.find("vhosts", call.arguments[0])
     if found is None:
         raise no_such_vhost(call.arguments[0])
-    known = {"description": found.get("description", ""), "tags": joined(found.get("tags", []))}
-    given = {key: call.options[key] for key in known if key in call.options}
-    _put_vhost(call, known | given)
+    given = {key: call.options[key] for key in _METADATA if key in call.options}
+    call.api.put("vhosts", call.arguments[0], body={**metadata_of(found), **given})
+
+
+def metadata_of(vhost: dict[str, Any]) -> dict[str, str]:
+    """What must be said again of a virtual host, or a change of something else resets it."""
+    metadata = {
+        "description": vhost.get("description") or "",
+        "tags": joined(vhost.get("tags") or []),
+    }
+    queue_type = vhost.get("default_queue_type", "undefined")
+    return metadata if queue_type == "undefined" else {**metadata, "default_queue_type": queue_type}
 
 
 def _check_metadata(call: Call) -> None:

@@ -6,17 +6,19 @@ the method (405), the user (401), whether the thing is there (404), and then wha
 
 import inspect
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 from urllib.parse import unquote
 
 from starlette.applications import Starlette
+from starlette.datastructures import QueryParams
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from amqpbroker.errors import AccessRefused, AmqpError, DefinitionError, NotAllowed, NotFound
+from amqpbroker.management import metrics
 from amqpbroker.management.access import REALM, authenticate
 from amqpbroker.management.call import (
     Call,
@@ -51,6 +53,11 @@ def management_app(
         Route(f"/api{resource.path}", _Endpoint(management, resource, caller))
         for resource in resources
     ]
+    routes += [
+        Route("/metrics", _text(lambda query: metrics.aggregated(management))),
+        Route("/metrics/per-object", _text(lambda query: metrics.per_object(management))),
+        Route("/metrics/detailed", _text(lambda query: _detailed(management, query))),
+    ]
     app = Starlette(routes=routes, exception_handlers={404: _no_path})
 
     async def serve(scope: Scope, receive: Receive, send: Send) -> None:
@@ -61,6 +68,19 @@ def management_app(
         await app(scope, receive, send)
 
     return serve
+
+
+def _text(make: Callable[[QueryParams], AsyncIterator[bytes]]) -> Callable[[Request], Any]:
+    """An endpoint for what is written in one go; anybody may read it, as in RabbitMQ."""
+
+    async def serve(request: Request) -> Response:
+        return StreamingResponse(make(request.query_params), media_type=metrics.CONTENT_TYPE)
+
+    return serve
+
+
+def _detailed(management: Management, query: QueryParams) -> AsyncIterator[bytes]:
+    return metrics.detailed(management, query.getlist("family"), query.getlist("vhost"))
 
 
 async def _no_path(request: Request, error: Exception) -> Response:

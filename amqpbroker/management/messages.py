@@ -30,7 +30,6 @@ _TEXTS = (
     "message_type",
     "user_id",
     "app_id",
-    "cluster_id",
 )
 _NAMES = {"message_type": "type"}
 """What RabbitMQ calls a property, where pamqp has another name for it."""

@@ -59,21 +59,6 @@ def exchange_types() -> list[dict[str, Any]]:
     ]
 
 
-def churn(call: Call) -> dict[str, int]:
-    """What came and went."""
-    there = call.broker.churn
-    counts = [vhost.counts for vhost in call.broker.vhosts.values()]
-    return {
-        "channel_closed": there.channels_closed,
-        "channel_created": there.channels_created,
-        "connection_closed": there.connections_closed,
-        "connection_created": there.connections_created,
-        "queue_created": sum(each.queues_created for each in counts),
-        "queue_declared": sum(each.queues_declared for each in counts),
-        "queue_deleted": sum(each.queues_deleted for each in counts),
-    }
-
-
 def listeners(call: Call) -> list[dict[str, Any]]:
     """Where something is served."""
     return [
@@ -106,8 +91,8 @@ async def overview(call: Call) -> Any:
     """What is to be seen first; users who are no monitors see what is theirs."""
     broker = call.broker
     vhosts = [v for v in broker.vhosts.values() if call.is_monitor or call.may_enter(v.name)]
-    lengths, counts = await totals.stats(call, vhosts)
-    sums = lengths | counts | churn(call)
+    lengths, counts = await totals.stats(broker, vhosts)
+    sums = lengths | counts | totals.churn(call.broker)
     details = call.rates.details(broker if call.is_monitor else call.user, sums)
 
     def only(names: dict[str, int]) -> dict[str, Any]:
@@ -131,7 +116,7 @@ async def overview(call: Call) -> Any:
         "is_op_policy_updating_enabled": True,
         "enable_queue_totals": False,
         "message_stats": only(counts) if any(counts.values()) else {},
-        "churn_rates": only(churn(call)),
+        "churn_rates": only(totals.churn(call.broker)),
         "queue_totals": only(lengths),
         "object_totals": {
             "channels": sum(len(session.channels) for session in seen),
@@ -196,7 +181,7 @@ def _node(call: Call) -> dict[str, Any]:
         "proc_used": 1,
         "disk_free": facts.disk_free_bytes(),
         **dict.fromkeys(_NEVER_COUNTED, 0),
-        **churn(call),
+        **totals.churn(call.broker),
     }
     about = {
         "name": broker.name,

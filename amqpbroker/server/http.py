@@ -22,6 +22,7 @@ from amqpbroker.management.facts import Listening, NodeFacts
 from amqpbroker.server.node import Node
 
 log = logging.getLogger(__name__)
+log.setLevel(logging.WARNING)  # That a port is open was said already.
 
 CONTROL_SOCKET = "ctl.sock"
 _PROTOCOLS = {"http": "http", "metrics": "http/prometheus"}
@@ -170,7 +171,7 @@ async def _serve(app: App, listener: socket.socket, stopping: trio.Event) -> Non
 
     config = hypercorn.Config()
     config.bind = [f"fd://{os.dup(listener.fileno())}"]
-    config.accesslog = config.errorlog = None
+    config.accesslog, config.errorlog = None, log
     config.include_server_header = False
     config.graceful_timeout = _GRACE_S
     config.keep_alive_timeout = _KEEP_ALIVE_S

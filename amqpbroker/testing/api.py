@@ -5,6 +5,7 @@ import json
 from typing import Any
 
 import attrs
+import trio
 
 from amqpbroker.broker.broker import Broker
 from amqpbroker.management.app import management_app
@@ -64,7 +65,13 @@ class Api:
         }
         said: list[dict[str, Any]] = []
 
+        sent_all = False
+
         async def receive() -> dict[str, Any]:
+            nonlocal sent_all
+            if sent_all:
+                await trio.sleep_forever()  # The client waits for the answer.
+            sent_all = True
             return {"type": "http.request", "body": octets, "more_body": False}
 
         async def send(message: Any) -> None:

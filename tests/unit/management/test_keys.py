@@ -172,8 +172,6 @@ OBJECTS: dict[str, tuple[str, Keys]] = {
             "message_bytes_ram": int,
             "message_bytes_persistent": int,
             "reductions": int,
-            "slave_nodes": list,
-            "synchronised_slave_nodes": list,
             "recoverable_slaves": type(None),
             "message_stats": {
                 "publish": int,

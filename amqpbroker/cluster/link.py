@@ -50,7 +50,8 @@ STRANGERS_MAX = 64
 """Streams whose other end has not proved anything yet."""
 REDIAL_S_MIN = 0.05
 REDIAL_S_MAX = 1.0
-RECEIVE_BYTES_MAX = 256 * 1024
+RECEIVE_BYTES_MAX = 64 * 1024
+"""Blocks over 128 KiB are new pages each time, and cost more than the turns that they save."""
 _RECEIVE_BYTES_FIRST = 16 * 1024
 _WORK_MAX = 2048
 _ACCEPT_RETRY_S = 0.1
@@ -100,6 +101,7 @@ class StreamLink(Link):
         self._writer_lot = trio.lowlevel.ParkingLot()
         self._gone = trio.Event()
         self._reason = ""
+        """Why the stream is to end; nothing is sent on it any more."""
         self._revision = 0
         self._is_left = False
         self._has_spoken = False
@@ -112,7 +114,7 @@ class StreamLink(Link):
     # -- the user's side -----------------------------------------------------------------------
 
     def send(self, kind: int, pieces: list[bytes]) -> None:
-        if self.is_up:
+        if self.is_up and not self._reason:
             if self._outbox.add(kind, pieces):
                 self._turn.speak(self)
             else:
@@ -125,7 +127,7 @@ class StreamLink(Link):
 
     def flush(self) -> None:
         """Send what the system takes at once; the writer sees to the rest."""
-        if not self.is_up or self._is_left or not self._outbox.size_bytes:
+        if not self.is_up or self._reason or self._is_left or not self._outbox.size_bytes:
             return
         try:
             self._send()
@@ -366,7 +368,7 @@ class Links:
     # -- tasks ---------------------------------------------------------------------------------
 
     async def run(self, listener: Listener) -> None:
-        """Dial the members, and accept them at ``listener``, until cancelled."""
+        """Dial the members, and accept them at ``listener`` until it is closed, until cancelled."""
         try:
             async with trio.open_nursery() as self._nursery:
                 for node in self._members:
@@ -379,6 +381,8 @@ class Links:
         while True:
             try:
                 stream = await listener.accept()
+            except trio.ClosedResourceError:
+                return
             except OSError as error:
                 self._complain(_DOOR, f"cannot accept: {error}")
                 await trio.sleep(_ACCEPT_RETRY_S)

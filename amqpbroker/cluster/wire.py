@@ -153,12 +153,22 @@ class Inbox:
     def __init__(self, frame_bytes_max: int) -> None:
         self.frame_bytes_max = frame_bytes_max
         """What the payload of a frame may have."""
-        self._octets = bytearray()
+        self._octets = b""
         self._start = 0
+        self._kind = 0
+        self._pieces: list[bytes] = []
+        self._missing_bytes = 0
+
+    @property
+    def held_bytes(self) -> int:
+        """Octets that no frame was made of yet."""
+        return len(self._octets) - self._start + sum(map(len, self._pieces))
 
     def receive(self, data: bytes) -> None:
-        """Take octets; before that, `next_frame` must have had all frames out."""
-        self._octets += data
+        """Take octets."""
+        rest = self._octets[self._start :]
+        self._octets = rest + data if rest else data
+        self._start = 0
 
     def next_frame(self) -> tuple[int, bytes] | None:
         """The next whole frame, kind and payload; None if there is none yet.
@@ -166,15 +176,30 @@ class Inbox:
         Raises `LinkFault` when one is announced that is too big.
         """
         octets, start = self._octets, self._start
-        have = len(octets) - start - HEAD_BYTES
-        if have >= 0:
-            size, kind = _HEAD.unpack_from(octets, start)
-            if size > self.frame_bytes_max:
-                raise LinkFault(f"a frame of {size} octets, more than {self.frame_bytes_max}")
-            if have >= size:
-                start += HEAD_BYTES
-                self._start = start + size
-                return kind, bytes(memoryview(octets)[start : start + size])
-        del octets[:start]
-        self._start = 0
+        if self._missing_bytes:
+            return self._complete()
+        body = start + HEAD_BYTES
+        if body > len(octets):
+            return None
+        size, kind = _HEAD.unpack_from(octets, start)
+        if size > self.frame_bytes_max:
+            raise LinkFault(f"a frame of {size} octets, more than {self.frame_bytes_max}")
+        self._start = end = body + size
+        if end <= len(octets):
+            return kind, octets[body:end]
+        self._kind = kind
+        self._pieces = [octets[body:]]
+        self._missing_bytes = end - len(octets)
+        self._octets, self._start = b"", 0
         return None
+
+    def _complete(self) -> tuple[int, bytes] | None:
+        """Add to a frame of which a part has come before; the frame once it is whole."""
+        piece = self._octets[self._start : self._start + self._missing_bytes]
+        self._pieces.append(piece)
+        self._missing_bytes -= len(piece)
+        self._start += len(piece)
+        if self._missing_bytes:
+            return None
+        pieces, self._pieces = self._pieces, []
+        return self._kind, b"".join(pieces)

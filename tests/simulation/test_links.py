@@ -547,6 +547,22 @@ def test_the_links_own_frames_are_known(caplog: pytest.LogCaptureFixture, kind: 
     assert line in lines(caplog)
 
 
+def test_garbage_of_a_member_ends_its_stream_at_most() -> None:
+    async def scenario(sim: Simulation, a: Member, b: Member) -> None:
+        for _ in range(50):
+            garbage = bytearray(sim.random.randbytes(sim.random.randrange(1, 2000)))
+            if sim.random.random() < 0.7:
+                garbage[:2] = b"\0\0"  # Else nearly all of it is one frame that is too big.
+            b.to(a)._stream.send_nowait(garbage)
+            await trio.sleep(0.1)
+            b.to(a).break_off("a test")
+            await trio.sleep(2)
+            assert a.server.states[-1] == b.asker.states[-1] == "up"
+            assert b.server.states == a.asker.states == ["up"]
+
+    play(scenario)
+
+
 def test_a_fault_of_ones_own_ends_the_stream_and_not_the_node(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

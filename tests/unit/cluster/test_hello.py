@@ -401,7 +401,7 @@ def test_no_broken_hello_gets_in_and_none_does_harm() -> None:
         try:
             for saying in sayings:
                 side.receive(bytes(saying))
-                assert len(side.inbox._octets) <= HELLO_BYTES_MAX + HEAD_BYTES
+                assert side.inbox.held_bytes <= HELLO_BYTES_MAX + HEAD_BYTES
         except LinkFault:
             continue
         assert side.is_done is sound, sayings

@@ -84,7 +84,7 @@ def test_garbage_is_frames_or_a_fault_and_no_more_than_a_frame_is_kept() -> None
                 size = b"\0\0" + rng.randbytes(2) if rng.random() < 0.5 else b""
                 inbox.receive(size + rng.randbytes(rng.randrange(20)))
                 taken(inbox)
-                assert len(inbox._octets) <= 1000 + HEAD_BYTES
+                assert inbox.held_bytes <= 1000 + HEAD_BYTES
         except LinkFault:
             pass
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from amqpbroker.management import definitions
-from amqpbroker.management.call import Call, not_found
+from amqpbroker.management.call import Call, Fault, bad_request, not_found
 from amqpbroker.management.listing import Listing
 
 
@@ -27,6 +27,35 @@ def parameters(call: Call) -> Listing:
         lambda each: (each["component"], each["vhost"], each["name"]),
         is_paged=False,
     )
+
+
+def _named(call: Call) -> dict[str, Any] | None:
+    if call.path["vhost"] not in call.broker.vhosts:
+        return None
+    for each in definitions.parameters(call.vhost):
+        if (each["component"], each["name"]) == (call.path["component"], call.path["name"]):
+            return each
+    return None
+
+
+def parameter_exists(call: Call) -> bool:
+    """Whether there is the parameter that the path names."""
+    return _named(call) is not None
+
+
+def parameter(call: Call) -> Any:
+    """One of them."""
+    return _named(call)
+
+
+def put_parameter(call: Call) -> None:
+    """Refuse it: no component takes parameters, and policies have paths of their own."""
+    if call.path["vhost"] not in call.broker.vhosts:
+        raise Fault(404, "not_found", "vhost_not_found")
+    component = call.path["component"]
+    if component in ("policy", definitions.OPERATOR_POLICY):
+        raise bad_request("policies may not be set using this method")
+    raise bad_request(f"Validation failed\n\ncomponent {component} not found\n")
 
 
 def global_parameters(call: Call) -> Any:

@@ -7,6 +7,7 @@ fits is taken.
 from amqpbroker.management import (
     connections,
     definitions,
+    features,
     health,
     identities,
     messages,
@@ -55,13 +56,26 @@ RESOURCES = (
             "/parameters/{component}/{vhost}",
         )
     ),
+    Resource(
+        "/parameters/{component}/{vhost}/{name}",
+        policymaker,
+        get=parameters.parameter,
+        put=parameters.put_parameter,
+        exists=parameters.parameter_exists,
+    ),
     Resource("/global-parameters", global_policymaker, get=parameters.global_parameters),
     Resource("/global-parameters/{name}", global_policymaker, get=parameters.global_parameter),
     Resource("/vhost-limits", vhost_observer, get=parameters.empty),
     Resource("/vhost-limits/{vhost}", vhost_observer, get=parameters.empty),
     Resource("/user-limits", vhost_observer, get=parameters.empty),
     Resource("/user-limits/{user}", vhost_observer, get=parameters.empty),
-    Resource("/feature-flags", any_user, get=parameters.empty),
+    Resource("/feature-flags", any_user, get=features.flags),
+    Resource(
+        "/feature-flags/{name}/enable",
+        administrator,
+        put=features.enable,
+        exists=features.is_flag,
+    ),
     Resource("/deprecated-features", any_user, get=parameters.empty),
     Resource("/deprecated-features/used", any_user, get=parameters.empty),
     # -- connections -----------------------------------------------------------------------------

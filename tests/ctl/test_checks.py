@@ -104,3 +104,14 @@ def test_a_port_that_cannot_be_connected_to_is_told(node: Any) -> None:
 
     assert result.status == 69
     assert "Interface: 127.0.0.1, port: 1, protocol: amqp" in result.err
+
+
+def test_a_feature_flag_is_enabled_if_there_is_one(node: Any) -> None:
+    node.answers["PUT /api/feature-flags/known/enable"] = None
+
+    assert node.run("enable_feature_flag", "known").status == 0
+    assert node.run("enable_feature_flag", "all").status == 0
+    assert node.run("enable_feature_flag", "all", "--experimental").status == 64
+    unknown = node.run("enable_feature_flag", "unknown", "-q")
+    assert unknown.status == 64
+    assert unknown.err == "Error:\nThis feature flag is not supported by node rabbit@here\n"

@@ -3,10 +3,12 @@
 from collections.abc import Callable
 from typing import Any
 
+from amqpbroker.cli.ctl.api import ApiRefused
 from amqpbroker.cli.ctl.command import (
     BOTH,
     CTL,
     DIAGNOSTICS,
+    EXIT_USAGE,
     PLUGINS,
     TIMED,
     Answer,
@@ -42,8 +44,23 @@ def _list_feature_flags(call: Call) -> Rows:
 
 
 def _enable_feature_flag(call: Call) -> None:
-    if call.arguments[0] != "all":
-        call.api.put("feature-flags", call.arguments[0], "enable", body={})
+    """Enable a flag; all of them are enabled anyway."""
+    (name,) = call.arguments
+    if name == "all" and call.options["experimental"]:
+        text = (
+            "`--experimental` flag is not allowed when enabling all feature flags.\n"
+            "Use --experimental with a specific feature flag if you want to enable an experimental"
+            " feature."
+        )
+        raise failed(text, EXIT_USAGE)
+    if name == "all":
+        return
+    try:
+        call.api.put("feature-flags", name, "enable", body={"name": name})
+    except ApiRefused as refusal:
+        raise failed(
+            f"This feature flag is not supported by node {call.node}", EXIT_USAGE
+        ) from refusal
 
 
 def _trace(is_on: bool) -> Callable[[Call], str]:
@@ -230,6 +247,7 @@ COMMANDS = (
         least=1,
         most=1,
         switches={"experimental": bool},
+        defaults={"experimental": False},
         banner=lambda call: (
             "Enabling all feature flags ..."
             if call.arguments[0] == "all"

@@ -50,3 +50,34 @@ async def test_only_a_queue_that_a_policy_mirrors_has_mirrors(api: Api) -> None:
     assert mirrored["slave_nodes"] == []
     assert "slave_nodes" not in other
     assert list((await api.get("/policies/%2F/ha"))["definition"]) == ["ha-mode", "max-length"]
+
+
+async def test_all_feature_flags_are_enabled(api: Api) -> None:
+    flags = await api.get("/feature-flags")
+
+    assert {flag["state"] for flag in flags} == {"enabled"}
+    assert [flag["name"] for flag in flags] == sorted(flag["name"] for flag in flags)
+    assert await api.put("/feature-flags/maintenance_mode_status/enable") == 204
+    assert (await api.call("PUT", "/feature-flags/warp_drive/enable")).status == 404
+
+
+async def test_no_component_takes_parameters(api: Api) -> None:
+    for component, vhost, status, reason in (
+        ("shovel", "%2F", 400, "Validation failed\n\ncomponent shovel not found\n"),
+        ("policy", "%2F", 400, "policies may not be set using this method"),
+        ("shovel", "nope", 404, "vhost_not_found"),
+    ):
+        answer = await api.call("PUT", f"/parameters/{component}/{vhost}/x", {"value": 1})
+
+        assert (answer.status, answer.data["reason"]) == (status, reason)
+
+
+async def test_an_operators_policy_is_a_parameter(api: Api) -> None:
+    body = {"pattern": "", "definition": {"max-length": 5}}
+    await api.put("/operator-policies/%2F/op", body)
+
+    found = await api.get("/parameters/operator_policy/%2F/op")
+
+    assert found["value"]["definition"] == {"max-length": 5}
+    assert (await api.call("GET", "/parameters/operator_policy/nope/op")).status == 404
+    assert (await api.call("GET", "/parameters/shovel/%2F/op")).status == 404

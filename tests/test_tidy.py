@@ -44,6 +44,7 @@ DOORS_OF_SYNCHRONOUS_ROOMS = (
     "cluster/link",
     "cluster/membership",
     "cluster/shared",
+    "cluster/upload",
 )
 """What of these rooms speaks to others over the network, and waits for them."""
 NOT_REPLAYABLE = {"time", "random", "socket", "os", "threading", "secrets", "uuid"}

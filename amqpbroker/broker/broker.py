@@ -1,6 +1,7 @@
 """The broker: definitions come in, sessions work on them."""
 
 import logging
+import random
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from amqpbroker.cluster.coordinator import Coordinator, ForgetfulCoordinator
 from amqpbroker.definitions import (
     BindingDefinition,
     Change,
+    Definition,
     ExchangeDefinition,
     PermissionDefinition,
     PolicyDefinition,
@@ -104,11 +106,9 @@ class Broker:
         """Resources that run low ("memory"), in RabbitMQ's words."""
 
     def boot(self, user: str, password: str) -> None:
-        """What a new node starts with: the virtual host ``/``, and one user who may do all."""
-        self.submit(put(VHostDefinition("/", "Default virtual host")))
-        password_hash = hash_password(password, self.world.random)
-        self.submit(put(UserDefinition(user, password_hash, ("administrator",))))
-        self.submit(put(PermissionDefinition("/", user, ".*", ".*", ".*")))
+        """Begin with what a new node has."""
+        for definition in first_definitions(user, password, self.world.random):
+            self.submit(put(definition))
 
     # -- definitions ---------------------------------------------------------------------------
 
@@ -303,6 +303,15 @@ class Broker:
             "version": "3.13.7",
             "amqpbroker_version": __version__,
         }
+
+
+def first_definitions(user: str, password: str, rng: random.Random) -> list[Definition]:
+    """What a new broker has: the virtual host ``/``, and one user who may do all."""
+    return [
+        VHostDefinition("/", "Default virtual host"),
+        UserDefinition(user, hash_password(password, rng), ("administrator",)),
+        PermissionDefinition("/", user, ".*", ".*", ".*"),
+    ]
 
 
 def _in_vhost(act: str) -> Callable[[Broker, Any], None]:

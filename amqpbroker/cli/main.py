@@ -115,17 +115,25 @@ def serve(file: Path | None, **flags: Any) -> None:
 async def _serve(config: Config) -> None:
     _raise_file_limit()
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        running = trio.CancelScope()
-        async with Node(config) as node, serve_http(node, running.cancel) as http:
-            served = f"amqp={node.url}" if http is None else f"amqp={node.url} http={http}"
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(collect_when_idle, node.broker.turn, node.world.memory)
-                click.echo(f"amqpbroker ready: {served} name={config.name}")
-                with running:
-                    async for number in signals:
-                        log.info("stopping: %s", signal.Signals(number).name)
-                        break
-                nursery.cancel_scope.cancel()
+        starting, running = trio.CancelScope(), trio.CancelScope()
+        ends = [starting]  # What a signal ends.
+
+        async def heed() -> None:
+            async for number in signals:
+                log.info("stopping: %s", signal.Signals(number).name)
+                ends[-1].cancel()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(heed)
+            with starting:
+                async with Node(config) as node, serve_http(node, running.cancel) as http:
+                    ends.append(running)
+                    nursery.start_soon(collect_when_idle, node.broker.turn, node.world.memory)
+                    served = f"amqp={node.url}" if http is None else f"amqp={node.url} http={http}"
+                    click.echo(f"amqpbroker ready: {served} name={config.name}")
+                    with running:
+                        await trio.sleep_forever()
+            nursery.cancel_scope.cancel()
 
 
 def _raise_file_limit() -> None:

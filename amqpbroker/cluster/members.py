@@ -27,8 +27,10 @@ class Meta(msgspec.Struct, frozen=True):
     cluster_id: str
     schema: int = SCHEMA
     uploader: str = ""
-    """The disk of the node that brings the first definitions: until they are there, no other node
+    """The disk of a node that brings definitions of its own: until they are there, no other node
     begins."""
+    uploading: str = ""
+    """The name of that node."""
 
 
 class Incarnation(msgspec.Struct, frozen=True):
@@ -54,12 +56,30 @@ class Member(msgspec.Struct, frozen=True, omit_defaults=True):
     """When the process was started, in milliseconds since 1970."""
     maintenance: bool = False
     """It is being drained: no queue should come to it."""
+    alarms: tuple[str, ...] = ()
+    """Resources that run low there: publishers are held back everywhere."""
 
     @property
     def link_address(self) -> tuple[str, int]:
         """Where its links are accepted."""
         host, _, port = self.link.rpartition(":")
         return host.removeprefix("[").removesuffix("]"), int(port or 0)
+
+
+@attrs.frozen
+class ClusterStatus:
+    """A cluster as one of its nodes sees it."""
+
+    name: str
+    cluster_id: str
+    nodes: tuple[str, ...]
+    """All nodes that belong to it, up or not."""
+    running: dict[str, Member]
+    """Those that are up."""
+    linked: tuple[str, ...]
+    """Other nodes to which there is a link."""
+    is_store_away: bool
+    """etcd does not answer this node: nothing can be declared, bound or deleted."""
 
 
 @attrs.frozen

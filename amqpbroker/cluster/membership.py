@@ -7,8 +7,8 @@ clock decides who a node is. The lease says only that it is up.
 """
 
 import logging
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar
 
 import msgspec
 import trio
@@ -64,7 +64,7 @@ class Membership:
         self.secret = b""
         """After `find`: what only the nodes of the cluster have."""
         self.uploads = False
-        """After `find`: the first definitions are up to this node, which then calls `uploaded`."""
+        """After `find`: the cluster waits for this node's definitions, and then for `uploaded`."""
         self.incarnation = 0
         """After `begin`: which life of the node this is."""
         self.lease_deadline_s = 0.0
@@ -86,19 +86,30 @@ class Membership:
 
     # -- joining -------------------------------------------------------------------------------
 
-    async def find(self, known: str = "") -> None:
+    async def find(
+        self, known: str = "", first: Sequence[Put] = (), *, brings: bool = False
+    ) -> None:
         """Find the cluster; one that is not there yet begins with this node.
 
-        ``known`` is the id of the cluster that the node's disk belongs to, if it does to any. Waits
-        for the store as long as that is away, and for another node that brings the first
-        definitions. Raises `ConfigError` or `DataError` when this is not where it belongs.
+        ``known`` is the id of the cluster that the node's disk belongs to, if it does to any. A new
+        cluster begins with what is ``first`` in it, or with definitions that the node ``brings``.
+        Waits for the store as long as that is away, and for another node that brings some. Raises
+        `ConfigError` or `DataError` when this is not where it belongs.
         """
+        waits = False
         while True:
-            item = await self._insist(lambda: self._find_meta(known))
+            item = await self.insist(lambda: self._find_meta(known, first, brings))
             meta = self._read_meta(item)
             if meta.uploader in ("", self._disk_id):
                 break
-            log.info("another node brings the definitions of cluster '%s': waiting", self._cluster)
+            if not waits:
+                log.warning(
+                    "node %s brings its definitions to cluster '%s', and has not come to the end:"
+                    " waiting for it (if it is lost, choose another --cluster-name)",
+                    meta.uploading,
+                    self._cluster,
+                )
+            waits = True
             await trio.sleep(_WAIT_S)
         if known and meta.cluster_id != known:
             raise DataError(
@@ -108,19 +119,22 @@ class Membership:
             )
         self.cluster_id, self._meta = meta.cluster_id, item
         self.uploads = bool(meta.uploader)
-        self.secret = await self._insist(self._find_secret)
+        self.secret = await self.insist(self._find_secret)
 
-    async def _find_meta(self, known: str) -> KeyValue:
+    async def _find_meta(self, known: str, first: Sequence[Put], brings: bool) -> KeyValue:
         """What there is of the cluster; made new where there is nothing."""
-        while (item := (await self._store.get(self.keys.meta)).item) is None:
+        key = self.keys.meta
+        while (item := (await self._store.get(key)).item) is None:
             if known:
                 raise DataError(
                     f"the data directory belongs to cluster '{self._cluster}' ({known}), and this"
                     " store knows nothing of it: if it is the right one, and has lost its data,"
                     " restore it from a backup; else say which with --cluster"
                 )
-            meta = Meta(new_id(self._world.random), uploader=self._disk_id)
-            await self._store.txn([absent(self.keys.meta)], [Put(self.keys.meta, encode(meta))])
+            meta = Meta(new_id(self._world.random))
+            if brings:
+                meta = Meta(meta.cluster_id, uploader=self._disk_id, uploading=self._node)
+            await self._store.txn([absent(key)], [Put(key, encode(meta)), *first])
         return item
 
     def _read_meta(self, item: KeyValue) -> Meta:
@@ -140,15 +154,15 @@ class Membership:
         return item.value
 
     async def uploaded(self) -> None:
-        """The first definitions are there: others may begin."""
+        """The definitions that this node brings are there: others may begin."""
 
         async def say() -> None:
-            meta = msgspec.structs.replace(self._read_meta(self._meta), uploader="")
+            meta = msgspec.structs.replace(self._read_meta(self._meta), uploader="", uploading="")
             conditions = [unchanged(self.keys.meta, self._meta.mod_revision)]
             # Refused, it has been said before, unheard: nobody else does.
             await self._store.txn(conditions, [Put(self.keys.meta, encode(meta))])
 
-        await self._insist(say)
+        await self.insist(say)
         self.uploads = False
 
     async def begin(self, *, is_known: bool) -> None:
@@ -157,7 +171,7 @@ class Membership:
         ``is_known``: its disk has belonged to this cluster before. Raises `ConfigError` when
         another disk has its name, and `DataError` when the cluster has forgotten it.
         """
-        await self._insist(lambda: self._begin(is_known))
+        await self.insist(lambda: self._begin(is_known))
 
     async def _begin(self, is_known: bool) -> None:
         key = self.keys.incarnation(self._node)
@@ -195,12 +209,14 @@ class Membership:
         the name by now.
         """
         self._member = msgspec.structs.replace(member, inc=self.incarnation)
-        await self._insist(self._register)
+        await self.insist(self._register)
 
-    def change(self, member: Member) -> None:
+    def change(self, **fields: Any) -> None:
         """Tell everybody something else of the node, as soon as `run` gets to it."""
-        self._member = msgspec.structs.replace(member, inc=self.incarnation)
-        self._tell_again()
+        changed = msgspec.structs.replace(self._member, **fields)
+        if changed != self._member:
+            self._member = changed
+            self._tell_again()
 
     @property
     def member(self) -> Member:
@@ -292,8 +308,11 @@ class Membership:
 
     # -- the store -----------------------------------------------------------------------------
 
-    async def _insist(self, call: Callable[[], Awaitable[Result]]) -> Result:
-        """Do what may be done twice, until the store has answered."""
+    async def insist(self, call: Callable[[], Awaitable[Result]]) -> Result:
+        """Do what may be done twice, until the store has answered.
+
+        Raises `ConfigError` when it refuses.
+        """
         while True:
             try:
                 result = await call()

@@ -5,6 +5,7 @@ at a time. A disk that fails ends the node: after that nothing is sure that was 
 """
 
 import logging
+from collections.abc import Callable, Iterable
 from functools import partial
 
 import trio
@@ -14,8 +15,9 @@ from amqpbroker.cluster.catalog import Catalog
 from amqpbroker.cluster.coordinator import EmbeddedCoordinator
 from amqpbroker.cluster.members import new_id
 from amqpbroker.cluster.records import decode_change
-from amqpbroker.definitions import QueueDefinition
+from amqpbroker.definitions import Definition, QueueDefinition
 from amqpbroker.errors import DataError, DefinitionError
+from amqpbroker.storage.directory import Owner
 from amqpbroker.storage.faults import disk_failure, is_full
 from amqpbroker.storage.log import Log
 from amqpbroker.storage.store import WAITING_BYTES_MAX, Store
@@ -52,13 +54,20 @@ class Keeping:
         self._stopped = trio.Event()
 
     @classmethod
-    async def open(cls, world: World, folder: str, name: str) -> "Keeping":
-        """Open the data directory of the node ``name``. Raises `DataError`."""
+    async def open(
+        cls, world: World, folder: str, name: str, *, is_alone: bool = True
+    ) -> "Keeping":
+        """Open the data directory of the node ``name``. Raises `DataError`.
+
+        ``is_alone``: the node is started without a cluster.
+        """
         salt = world.random.getrandbits(32)
         catalog = Catalog()
         read = partial(read_definitions, catalog, folder)
         uuid = new_id(world.random)
-        store = await Store.open(world.disk, folder, name, WAITING_BYTES_MAX, salt, read, uuid)
+        store = await Store.open(
+            world.disk, folder, name, WAITING_BYTES_MAX, salt, read, uuid, is_alone
+        )
         catalog.newest_log_id = max(catalog.newest_log_id, store.newest_log_id)
         return cls(store, catalog)
 
@@ -76,9 +85,31 @@ class Keeping:
         """What can still be written. Raises `DiskFailure`."""
         return self._store.free_bytes()
 
+    @property
+    def owner(self) -> Owner:
+        """Whose the data directory is."""
+        return self._store.owner
+
+    async def sign(self, owner: Owner) -> None:
+        """Say anew whose the data directory is. Raises `DataError`."""
+        await self._store.sign(owner)
+
+    @property
+    def definitions(self) -> list[Definition]:
+        """What was kept of definitions, each after those that it names.
+
+        Raises `DataError` if not all of it could be read.
+        """
+        if self._store.damages and not self._store.knows_definitions:
+            raise DataError(
+                f"the definitions are lost ({self._store.damages[0]}): restore the data directory"
+                " from a backup, or move it away to begin anew"
+            )
+        return [change.definition for change in self._catalog.changes()]
+
     def open_log(self, definition: QueueDefinition) -> Log:
-        """The log of a queue."""
-        if definition.log_id:
+        """The log of a queue; of one that ends with this node, a transient one."""
+        if definition.log_id and not definition.owner:
             is_async = definition.arguments.get("x-flush") == "async"
             opened = self._store.open_log(definition.log_id, is_async)
             if opened.damaged_count:
@@ -92,19 +123,27 @@ class Keeping:
 
         Raises `DiskFailure`.
         """
-        log_ids = set()
+        queues = []
         for change in self._catalog.changes():
             broker.apply(change)
             if isinstance(change.definition, QueueDefinition):
-                log_ids.add(change.definition.log_id)
-        self._store.clear_up(log_ids)
-        for damage in self._store.damages:
-            log.error("%s", damage)
+                queues.append(change.definition)
+        self.attend(self._catalog.text)
+        self.clear_up(queues)
+        broker.coordinator = EmbeddedCoordinator(broker.apply, self._catalog, self._store.wal)
+
+    def attend(self, text: Callable[[], bytes]) -> None:
+        """Be there for logs; the definitions that are kept beside them are ``text``."""
         wal = self._store.wal
-        wal.all_definitions = self._catalog.text
+        wal.all_definitions = text
         wal.on_gathered = self._wake
         self._store.on_work(self._wake_worker)
-        broker.coordinator = EmbeddedCoordinator(broker.apply, self._catalog, wal)
+
+    def clear_up(self, queues: Iterable[QueueDefinition]) -> None:
+        """The logs of all queues are open; what is there of others goes. Raises `DiskFailure`."""
+        self._store.clear_up({queue.log_id for queue in queues})
+        for damage in self._store.damages:
+            log.error("%s", damage)
 
     def _wake(self) -> None:
         self._lot.unpark_all()

@@ -11,13 +11,17 @@ import attrs
 import trio
 
 from amqpbroker.broker.broker import Broker, BrokerLimits
+from amqpbroker.cluster.cluster_queues import ClusterQueues
+from amqpbroker.cluster.etcd.contract import KeyValueStore
 from amqpbroker.definitions import QueueDefinition
 from amqpbroker.errors import ConfigError, ConnectionForced
 from amqpbroker.protocol.intake import WireLimits
 from amqpbroker.queues.classic import ClassicQueues
 from amqpbroker.queues.queue import QueueType
 from amqpbroker.server.amqp import AmqpConnection
+from amqpbroker.server.clustering import Clustering
 from amqpbroker.server.config import Config
+from amqpbroker.server.joining import Joining, open_store
 from amqpbroker.server.keeping import Keeping
 from amqpbroker.storage.log import Log
 from amqpbroker.world import Listener, World, real_world
@@ -34,12 +38,22 @@ CHANGEABLE = {"disk_free_limit", "log_level", "vm_memory_high_watermark"}
 class Node:
     """One node, as a context: ``async with Node(config) as node`` serves until the block is left.
 
-    Leaving tells every client why, and gives it ``shutdown_timeout_s`` to close.
+    Leaving tells every client why, and gives it ``shutdown_timeout_s`` to close. A ``store`` takes
+    the place of the etcd that the configuration names.
     """
 
-    def __init__(self, config: Config | None = None, world: World | None = None) -> None:
+    def __init__(
+        self,
+        config: Config | None = None,
+        world: World | None = None,
+        store: KeyValueStore | None = None,
+    ) -> None:
         self.config = config or Config()
         self.world = world or real_world()
+        self.clustering: Clustering | None = None
+        """Its part in a cluster, if it is in one, from the start on."""
+        self._store = store
+        self._cluster_queues = ClusterQueues(self.config.name, ClassicQueues(self._open_log))
         self.broker = Broker(
             self.world, _limits(self.config), self.config.name, self._queue_types()
         )
@@ -114,26 +128,36 @@ class Node:
 
     @asynccontextmanager
     async def _run(self) -> AsyncIterator[None]:
+        listeners: list[Listener] = []
         try:
             await self._open_data()
-            self._listener = listener = await self._listen(*self.config.listen)
+            self._listener = await self._listen("listen", *self.config.listen)
+            listeners.append(self._listener)
+            if self.clustering is not None:
+                listeners.append(await self._listen("link", *self.config.link))
             async with trio.open_nursery() as self._nursery:
                 try:
                     if self._keeping is not None:
                         self._nursery.start_soon(self._keeping.run, self.broker)
-                    self._nursery.start_soon(self._accept, listener)
                     self._nursery.start_soon(self._tick)
                     self._nursery.start_soon(self._catch_up)
+                    if self.clustering is not None:
+                        await self.clustering.begin(self._nursery)
+                        await self.clustering.announce(self._nursery, listeners[1], self.address[1])
+                    self._nursery.start_soon(self._accept, self._listener)
                     self._watch(self.world.clock.monotonic_s())
                     yield
-                    listener.close()
+                    self._listener.close()
                     await self._close_connections()
+                    if self.clustering is not None:
+                        await self.clustering.leave()
                     if self._keeping is not None:
                         await self._keeping.stop()
                 finally:
-                    listener.close()
                     self._nursery.cancel_scope.cancel()
         finally:
+            for listener in listeners:
+                listener.close()
             if self._keeping is not None:
                 self._keeping.close()
 
@@ -141,11 +165,23 @@ class Node:
         """Begin with what was kept, or with what a new node has."""
         config = self.config
         folder = self.data_dir
+        if config.cluster or self._store is not None:
+            await self._join(str(folder))
+            return
         if folder is not None:
             self._keeping = await Keeping.open(self.world, folder, config.name)
             self._keeping.begin(self.broker)
         if self._keeping is None or self._keeping.is_new:
             self.broker.boot(config.default_user, config.default_pass)
+
+    async def _join(self, folder: str) -> None:
+        """Be a member of a cluster, which knows what there is."""
+        config, world = self.config, self.world
+        store = self._store or open_store(config, world)
+        self._keeping, membership = await Joining(config, world, store, folder).join()
+        self.clustering = Clustering(
+            config, world, store, membership, self._keeping, self.broker, self._cluster_queues
+        )
 
     def _queue_types(self) -> dict[str, QueueType]:
         """Classic queues; and, where nothing outlives the node anyway, quorum queues that are such.
@@ -156,24 +192,26 @@ class Node:
         if self.config.memory:
             classic = ClassicQueues()
             return {"classic": classic, "quorum": classic}
+        if self.config.cluster or self._store is not None:
+            return {"classic": self._cluster_queues}
         return {"classic": ClassicQueues(self._open_log)}
 
     def _open_log(self, definition: QueueDefinition) -> Log:
         assert self._keeping is not None
         return self._keeping.open_log(definition)
 
-    async def _listen(self, host: str, port: int) -> Listener:
+    async def _listen(self, setting: str, host: str, port: int) -> Listener:
         try:
             return await self.world.network.listen(host, port)
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
                 raise ConfigError(
-                    f"cannot listen on {host}:{port}: another program uses that port;"
-                    f" stop it, or choose another with --listen {host}:PORT (0 takes a free one)"
+                    f"cannot listen on {host}:{port}: another program uses that port; stop it,"
+                    f" or choose another with --{setting} {host}:PORT (0 takes a free one)"
                 ) from error
             raise ConfigError(
                 f"cannot listen on {host}:{port}: {error.strerror or error};"
-                " choose an address of this machine with --listen HOST:PORT"
+                f" choose an address of this machine with --{setting} HOST:PORT"
             ) from error
 
     async def _close_connections(self) -> None:
@@ -233,13 +271,20 @@ class Node:
         self.broker.deadlines.at(now_s + _WATCH_S, self._watch)
 
     def _check_resources(self) -> None:
-        memory = self.world.memory
-        if "memory" in self.broker.alarms:
+        """Raise or clear the alarms: what runs low anywhere holds back publishers everywhere."""
+        broker, memory = self.broker, self.world.memory
+        if "memory" in broker.alarms:
             memory.give_back()
-        self.broker.check_memory(memory.used_bytes(), self.memory_limit_bytes)
+        low = {"memory": memory.used_bytes() > self.memory_limit_bytes}
         if self._keeping is not None:
             is_low = self._keeping.free_bytes() < self.disk_free_limit_bytes
-            self.broker.set_alarm("disk", is_low or self._keeping.is_full)
+            low["disk"] = is_low or self._keeping.is_full
+        elsewhere: set[str] = set()
+        if self.clustering is not None:
+            self.clustering.tell_alarms(name for name, is_low in low.items() if is_low)
+            elsewhere = self.clustering.alarms
+        for name, is_low in low.items():
+            broker.set_alarm(name, is_low or name in elsewhere)
 
 
 def _wake(lot: trio.lowlevel.ParkingLot) -> None:

@@ -46,8 +46,6 @@ def process(
 
 async def join(membership: Membership, known: str = "") -> Membership:
     await membership.find(known)
-    if membership.uploads:
-        await membership.uploaded()
     await membership.begin(is_known=bool(known))
     await membership.announce(WHERE)
     return membership
@@ -122,7 +120,6 @@ async def test_each_start_is_a_new_incarnation(etcd: SimEtcd, store: SimEtcdClie
 async def test_a_start_that_crashed_before_it_was_told_counts_all_the_same(etcd: SimEtcd) -> None:
     crashed = process(etcd)
     await crashed.find()
-    await crashed.uploaded()
     await crashed.begin(is_known=False)
     again = await join(process(etcd), crashed.cluster_id)
 
@@ -261,9 +258,21 @@ async def test_a_node_that_was_forgotten_may_come_with_an_empty_disk_only(
 # -- bringing definitions ----------------------------------------------------------------------
 
 
-async def test_nobody_begins_before_the_first_definitions_are_there(etcd: SimEtcd) -> None:
+async def test_a_cluster_begins_with_what_is_first_in_it(
+    etcd: SimEtcd, store: SimEtcdClient
+) -> None:
+    for seed, value in enumerate((b"1", b"2")):
+        await process(etcd, seed=seed).find("", [Put(b"/first", value)])
+    item = (await store.get(b"/first")).item
+    assert item is not None
+    assert item.value == b"1"
+
+
+async def test_nobody_begins_before_the_definitions_of_the_first_are_there(
+    etcd: SimEtcd, caplog: pytest.LogCaptureFixture
+) -> None:
     first, second = process(etcd), process(etcd, "rabbit@b", "disk b")
-    await first.find()
+    await first.find(brings=True)
     assert first.uploads
     async with trio.open_nursery() as nursery:
         nursery.start_soon(second.find)
@@ -273,13 +282,14 @@ async def test_nobody_begins_before_the_first_definitions_are_there(etcd: SimEtc
 
     assert second.cluster_id == first.cluster_id
     assert not second.uploads
+    assert caplog.text.count("node rabbit@a brings its definitions to cluster 'c'") == 1
 
 
 async def test_an_upload_that_was_broken_off_is_gone_on_with(etcd: SimEtcd) -> None:
     crashed = process(etcd)
-    await crashed.find()
+    await crashed.find(brings=True)
     unsigned, signed = process(etcd), process(etcd)
-    await unsigned.find()
+    await unsigned.find(brings=True)
     await signed.find(crashed.cluster_id)
     assert unsigned.uploads
     assert signed.uploads
@@ -388,10 +398,15 @@ async def test_what_is_told_of_a_node_can_change(etcd: SimEtcd, store: SimEtcdCl
     membership = await join(process(etcd))
     async with running(membership):
         await trio.sleep(0.5)
-        membership.change(Member(0, amqp="a:5672", maintenance=True))
+        membership.change(maintenance=True)
         await trio.sleep(0.1)
-        assert await there(store) == Member(1, amqp="a:5672", maintenance=True)
-        assert membership.member == await there(store)
+        changed = Member(1, link="a:25672", amqp="a:5672", maintenance=True)
+        assert await there(store) == changed
+        assert membership.member == changed
+        revision = (await store.get(KEYS.member(A))).revision
+        membership.change(maintenance=True)
+        await trio.sleep(0.5)
+        assert (await store.get(KEYS.member(A))).revision == revision
 
 
 async def test_a_node_is_registered_whatever_answers_are_lost(

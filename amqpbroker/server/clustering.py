@@ -1,0 +1,280 @@
+"""A node's part in its cluster: what it knows, whom it is linked with, what it tells of itself."""
+
+import logging
+from collections.abc import Iterable
+from typing import TypeVar
+
+import trio
+
+from amqpbroker import __version__
+from amqpbroker.broker.broker import Broker
+from amqpbroker.cluster.cluster_queues import ClusterQueues
+from amqpbroker.cluster.etcd.contract import KeyValueStore
+from amqpbroker.cluster.feed import Feed
+from amqpbroker.cluster.hello import Identity
+from amqpbroker.cluster.leavings import Leavings
+from amqpbroker.cluster.link import Address, Links
+from amqpbroker.cluster.members import ClusterStatus, Incarnation, Member, decode
+from amqpbroker.cluster.membership import Membership
+from amqpbroker.cluster.placement import choose_locator, place
+from amqpbroker.cluster.records import encode_change
+from amqpbroker.cluster.schema import Schema
+from amqpbroker.cluster.serving import Serving
+from amqpbroker.cluster.shared import SharedCoordinator
+from amqpbroker.definitions import (
+    Change,
+    QueueDefinition,
+    VHostDefinition,
+    put,
+)
+from amqpbroker.errors import DataError
+from amqpbroker.queues.queue import Pending
+from amqpbroker.server.config import Config
+from amqpbroker.server.keeping import Keeping
+from amqpbroker.world import Listener, World
+
+Record = TypeVar("Record", Member, Incarnation)
+
+log = logging.getLogger(__name__)
+
+_LINKED_S_MAX = 3.0
+"""How long a node waits for its links before it serves clients."""
+_LOOK_S = 0.02
+_COLLECT_S = 1.0
+_STOP_S_MAX = 2.0
+
+
+class Clustering:
+    """The part of the node ``config.name``; `begin`, `announce` and `leave` in this order.
+
+    ``queues`` are those of the broker. ``alarms`` are what runs low on other nodes.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        world: World,
+        store: KeyValueStore,
+        membership: Membership,
+        keeping: Keeping,
+        broker: Broker,
+        queues: ClusterQueues,
+    ) -> None:
+        self.membership = membership
+        self._config = config
+        self._world = world
+        self._keeping = keeping
+        self._broker = broker
+        self._queues = queues
+        self._running: dict[str, Member] = {}
+        self._nodes: dict[str, None] = {}
+        self._addresses: dict[str, Address] = {}
+        self._feed = Feed(Schema(config.cluster_name), self._apply)
+        self._feed.listeners = {"n": self._see_member, "inc": self._see_incarnation}
+        incarnation = membership.incarnation
+        self._coordinator = SharedCoordinator(
+            store, self._feed, config.name, incarnation, world.clock, world.random
+        )
+        self._coordinator.place = self._place
+        self._coordinator.others_revision = self._others_revision
+        self._coordinator.after = self._tell_revision
+        identity = Identity(membership.cluster_id, config.name, incarnation, membership.secret)
+        serving = Serving(broker.turn, queues.find, self._delete_queue)
+        self._links = Links(world, broker.turn, identity, queues.remote, serving)
+        self._links.on_revision = lambda node, revision: self._coordinator.look()
+        self._leavings = Leavings(self._feed, config.name, incarnation, broker.see_to)
+        self._tasks = trio.CancelScope()
+
+    # -- beginning and ending ------------------------------------------------------------------
+
+    async def begin(self, nursery: trio.Nursery) -> None:
+        """Know what there is, and have nothing of earlier lives."""
+        broker = self._broker
+        broker.coordinator = self._coordinator
+        self._keeping.attend(self._own_definitions)
+        nursery.start_soon(self._coordinator.run)
+        await self._coordinator.loaded.wait()
+        self._keeping.clear_up(self._own_queues())
+        await _answered(self._leavings.of_earlier_lives())
+        if self._leavings.has_transient_exchanges and not self._running:
+            # Perhaps all leases have ended, and the others are about to register again.
+            await trio.sleep(self._leavings.settle_s)
+            if not self._running:
+                await _answered(self._leavings.of_all())
+
+    async def announce(self, nursery: trio.Nursery, listener: Listener, amqp_port: int) -> None:
+        """Be there for the others at ``listener``, and for them to find; wait for the links."""
+        config = self._config
+        nursery.start_soon(self._run, listener)
+        await self.membership.announce(
+            Member(
+                0,
+                link=_address(config.host, listener.address[1]),
+                amqp=_address(config.host, amqp_port),
+                v=__version__,
+                started=self._world.clock.wall_ms(),
+            )
+        )
+        with trio.move_on_after(_LINKED_S_MAX):
+            while not self._is_linked():  # noqa: ASYNC110 - for a moment, at the start
+                await trio.sleep(_LOOK_S)
+
+    async def _run(self, listener: Listener) -> None:
+        with self._tasks:
+            try:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._links.run, listener)
+                    nursery.start_soon(self.membership.run)
+                    nursery.start_soon(self._collect)
+            finally:
+                listener.close()
+
+    def _is_linked(self) -> bool:
+        """Whether this node is known to be up, and linked to all that are."""
+        own = self._config.name
+        return own in self._running and all(
+            self._links.to(node).is_up for node in self._running if node != own
+        )
+
+    async def leave(self) -> None:
+        """Have nothing left that ends with this node, and tell everybody that it goes."""
+        if not self.membership.is_store_away:
+            with trio.move_on_after(_STOP_S_MAX):
+                await _answered(self._leavings.of_this_life())
+        self._tasks.cancel()
+        await self.membership.leave()
+
+    async def _collect(self) -> None:
+        """Delete what nodes have left that ended without a word."""
+        while True:
+            await trio.sleep(_COLLECT_S)
+            is_first = self._config.name == min(self._running, default="")
+            if self.membership.is_store_away:
+                self._leavings.settle(self._world.clock.monotonic_s())
+            elif is_first:
+                linked = {node for node in self._nodes if self._links.to(node).is_up}
+                self._leavings.collect(self._world.clock.monotonic_s(), self._running, linked)
+
+    # -- what changes --------------------------------------------------------------------------
+
+    def _apply(self, change: Change) -> None:
+        definition = change.definition
+        if change.act == "delete":
+            if isinstance(definition, QueueDefinition):
+                self._queues.forget(definition)
+            elif isinstance(definition, VHostDefinition):
+                for queue in self._broker.vhosts[definition.name].queues.values():
+                    self._queues.forget(queue.definition)
+        self._broker.apply(change)
+
+    def _own_queues(self) -> list[QueueDefinition]:
+        """The queues whose messages are kept here."""
+        own = self._config.name
+        return [
+            queue
+            for queue in self._feed.catalog.all(QueueDefinition)
+            if queue.leader == own and not queue.owner
+        ]
+
+    def _own_definitions(self) -> bytes:
+        return b"".join(encode_change(put(queue)) for queue in self._own_queues())
+
+    def _place(self, queue: QueueDefinition) -> str:
+        """The node on which a new queue comes to be."""
+        config = self._config
+        policy = self._broker.vhosts[queue.vhost].policies.of_queue(queue).definition
+        settings = (config.queue_master_locator, config.queue_leader_locator)
+        locator = choose_locator(queue.arguments, policy, settings)
+        running = [node for node, member in self._running.items() if not member.maintenance]
+        return place(locator, config.name, running, self._queues.leaders, self._world.random)
+
+    def _delete_queue(
+        self, queue: QueueDefinition, if_unused: bool, if_empty: bool
+    ) -> int | Pending[int]:
+        """Delete a queue of this node for another one, which has seen to the rights."""
+        vhost = self._broker.vhosts[queue.vhost]
+        owner = vhost.queues[queue.name].owner
+        return vhost.delete_queue(queue.name, owner, if_unused, if_empty)
+
+    # -- who is there --------------------------------------------------------------------------
+
+    def _see_member(self, names: list[str], value: bytes | None) -> None:
+        """A node has come up or gone, or tells something else of itself."""
+        [node] = names
+        member = None if value is None else self._decoded(node, value, Member)
+        self._leavings.gone(node, self._world.clock.monotonic_s())
+        if member is None:
+            self._running.pop(node, None)
+        else:
+            self._running[node] = member
+            host, port = member.link_address
+            self._addresses[node] = Address(host, port, member.inc)
+            self._links.set_members(self._addresses)
+        if node == self._config.name:
+            self.membership.see(member)
+
+    def _see_incarnation(self, names: list[str], value: bytes | None) -> None:
+        """A node belongs to the cluster, or does not any more."""
+        [node] = names
+        found = None if value is None else self._decoded(node, value, Incarnation)
+        if found is not None and found.uuid:
+            self._nodes[node] = None
+            self._leavings.gone(node, self._world.clock.monotonic_s())
+        else:
+            self._nodes.pop(node, None)
+            if self._addresses.pop(node, None) is not None:
+                # Its links end here only: what it has said last is where a node is looked for,
+                # even while its lease has ended, for the store may have been away.
+                self._links.set_members(self._addresses)
+
+    def _decoded(self, node: str, value: bytes, kind: type[Record]) -> Record | None:
+        try:
+            return decode(self.membership.keys.incarnation(node), value, kind)
+        except DataError as error:
+            log.error("%s", error)  # noqa: TRY400 - it is all in the text
+            return None
+
+    def _others_revision(self) -> int | None:
+        return min(self._links.revisions.values(), default=None)
+
+    def _tell_revision(self) -> None:
+        self._links.report_revision(self._feed.revision)
+        self._broker.turn.end_batch()
+
+    @property
+    def alarms(self) -> set[str]:
+        """What runs low on other nodes."""
+        own = self._config.name
+        return {
+            alarm
+            for node, member in self._running.items()
+            if node != own
+            for alarm in member.alarms
+        }
+
+    def tell_alarms(self, alarms: Iterable[str]) -> None:
+        """Tell the others what runs low here."""
+        self.membership.change(alarms=tuple(sorted(alarms)))
+
+    def status(self) -> ClusterStatus:
+        """The cluster as this node sees it."""
+        return ClusterStatus(
+            self._config.cluster_name,
+            self.membership.cluster_id,
+            tuple(sorted(self._nodes)),
+            dict(sorted(self._running.items())),
+            tuple(sorted(node for node in self._nodes if self._links.to(node).is_up)),
+            self.membership.is_store_away or self._coordinator.away_since_s is not None,
+        )
+
+
+def _address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+async def _answered(pending: Pending[None] | None) -> None:
+    """Wait for an answer, which never fails."""
+    if pending is not None:
+        event = trio.Event()
+        pending.then = lambda _: event.set()
+        await event.wait()

@@ -331,7 +331,9 @@ class SimDisk(Disk):
             folder, old_name = self._place(old)
             new_folder, new_name = self._place(new)
             assert folder is new_folder, (old, new)
-            node = _file(folder.seen.get(old_name), old)
+            node = folder.seen.get(old_name)
+            if not isinstance(node, _Folder) or new_name in folder.seen:
+                node = _file(node, old)
             if new_name in folder.seen:
                 _file(folder.seen[new_name], new)
             folder.change((new_name, node))

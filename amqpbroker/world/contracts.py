@@ -178,6 +178,8 @@ class Disk(ABC):
     def rename(self, old: str, new: str) -> None:
         """Give a file another name in its folder, in place of the file that had it, if any.
 
+        Or a folder a name that nothing has.
+
         Whoever looks, after a crash too, finds the one or the other under ``new``. It says nothing
         about the content: sync that first.
         """

@@ -1,0 +1,375 @@
+"""Several nodes of a cluster: what one does, all see; what befalls one, all heed."""
+
+import pytest
+import trio
+from pamqp import commands
+
+from amqpbroker.definitions import QueueDefinition
+from amqpbroker.errors import ConfigError, DataError
+from amqpbroker.server.config import Config
+from amqpbroker.server.node import Node
+from amqpbroker.testing.client import Client, Content
+from amqpbroker.testing.sim_cluster import SimCluster
+from amqpbroker.testing.world import Simulation, simulate
+
+basic, exchange, queue = commands.Basic, commands.Exchange, commands.Queue
+
+
+async def declare(client: Client, name: str, **options: object) -> int:
+    declare_ok = await client.call(queue.Declare(queue=name, **options), queue.DeclareOk)
+    count: int = declare_ok.message_count
+    return count
+
+
+async def refusal(client: Client, method: object) -> str:
+    """What a channel is closed with."""
+    await client.send(method)  # type: ignore[arg-type]
+    close = await client.wait_for(commands.Channel.Close)
+    await client.send(commands.Channel.CloseOk())
+    await client.call(commands.Channel.Open(), commands.Channel.OpenOk)
+    text: str = close.reply_text
+    return text
+
+
+async def passive(client: Client, name: str) -> str:
+    return await refusal(client, queue.Declare(queue=name, passive=True))
+
+
+async def confirming(cluster: SimCluster, number: int) -> Client:
+    client = await cluster.client(number)
+    await client.call(commands.Confirm.Select(), commands.Confirm.SelectOk)
+    return client
+
+
+async def publish(client: Client, name: str, body: bytes) -> bool:
+    """Publish a message; whether it was confirmed."""
+    await client.publish(name, body, persistent=True)
+    while True:
+        for place, (_, item) in enumerate(client.inbox):
+            if isinstance(item, basic.Ack | basic.Nack):
+                del client.inbox[place]
+                return isinstance(item, basic.Ack)
+        await client.receive()
+
+
+def test_a_queue_can_be_used_from_any_node() -> None:
+    async def scenario(sim: Simulation) -> None:
+        async with SimCluster(sim) as cluster:
+            a, b, c = [await confirming(cluster, number) for number in range(3)]
+            await declare(a, "q", durable=True)
+            for number in range(10):
+                assert await publish((a, b, c)[number % 3], "q", b"%d" % number)
+            assert await declare(c, "q", passive=True) == 10
+            await b.call(basic.Consume(queue="q", consumer_tag="t", no_ack=True), basic.ConsumeOk)
+            assert [(await b.wait_for(Content)).body for _ in range(10)] == [
+                b"%d" % number for number in range(10)
+            ]
+            await c.call(queue.Delete(queue="q"), queue.DeleteOk)
+            await b.wait_for(basic.Cancel)
+            assert "no queue 'q'" in await passive(a, "q")
+
+    simulate(1, scenario)
+
+
+def test_what_is_durable_comes_back_with_its_node() -> None:
+    async def scenario(sim: Simulation) -> None:
+        async with SimCluster(sim) as cluster:
+            a, b = await confirming(cluster, 0), await confirming(cluster, 1)
+            await declare(a, "q", durable=True)
+            await declare(b, "other", durable=True)
+            for number in range(20):
+                assert await publish(b, "q", b"%d" % number)
+            await b.call(basic.Consume(queue="q", consumer_tag="t"), basic.ConsumeOk)
+            cluster.kill(0)
+            cancel = await b.wait_for(basic.Cancel)
+            assert cancel.consumer_tag == "t"
+            home = "home node 'rabbit@node1' of durable queue 'q' in vhost '/' is down"
+            assert home in await passive(await cluster.client(1), "q")
+            assert not await publish(b, "q", b"lost")
+            assert await publish(b, "other", b"kept")
+
+            await cluster.start(0)
+            assert await declare(b, "q", passive=True) == 20
+            assert await publish(b, "q", b"again")
+            c = await cluster.client(2)
+            await c.send(basic.Get(queue="q"))
+            first = await c.wait_for(Content)
+            assert (first.body, first.method.redelivered) == (b"0", True)
+
+    simulate(2, scenario)
+
+
+def test_everything_comes_back_when_all_were_stopped_or_killed() -> None:
+    async def scenario(sim: Simulation) -> None:
+        async with SimCluster(sim) as cluster:
+            for end in ("stop", "kill"):
+                for number in range(3):
+                    client = await confirming(cluster, number)
+                    await declare(client, f"{end} {number}", durable=True)
+                    assert await publish(client, f"{end} {number}", b"kept")
+                for number in range(3):
+                    if end == "stop":
+                        await cluster.stop(number)
+                    else:
+                        cluster.kill(number)
+                await trio.sleep(30)
+                async with trio.open_nursery() as nursery:
+                    for number in range(3):
+                        nursery.start_soon(cluster.start, number)
+                client = await cluster.client(0)
+                for number in range(3):
+                    assert await declare(client, f"{end} {number}", passive=True) == 1
+
+    simulate(3, scenario)
+
+
+def test_what_is_transient_ends_with_its_node() -> None:
+    async def scenario(sim: Simulation) -> None:
+        async with SimCluster(sim) as cluster:
+            a, b, c = [await cluster.client(number) for number in range(3)]
+            for client, name in ((a, "a"), (b, "b")):
+                await declare(client, name)
+                await declare(client, f"{name} exclusive", exclusive=True)
+                await declare(client, f"{name} durable", durable=True)
+            await cluster.stop(0)
+            for name in ("a", "a exclusive"):
+                assert f"no queue '{name}'" in await passive(c, name)
+            cluster.kill(1)
+            assert "home node 'rabbit@node2' of queue 'b'" in await passive(c, "b")
+            await trio.sleep(20)
+            for name in ("b", "b exclusive"):
+                assert f"no queue '{name}'" in await passive(c, name)
+            await cluster.start(0)
+            await cluster.start(1)
+            for name in ("a durable", "b durable"):
+                assert await declare(c, name, passive=True) == 0
+
+    simulate(4, scenario)
+
+
+def test_a_node_that_is_restarted_at_once_deletes_what_it_has_left() -> None:
+    async def scenario(sim: Simulation) -> None:
+        async with SimCluster(sim) as cluster:
+            await declare(await cluster.client(0), "transient")
+            c = await cluster.client(2)
+            cluster.kill(0)
+            await cluster.start(0)
+            assert "no queue 'transient'" in await passive(c, "transient")
+            await declare(c, "transient")
+            await trio.sleep(60)
+            assert await declare(c, "transient", passive=True) == 0
+
+    simulate(5, scenario)
+
+
+def test_transient_exchanges_live_as_long_as_any_node() -> None:
+    async def scenario(sim: Simulation) -> None:
+        async with SimCluster(sim) as cluster:
+            a = await cluster.client(0)
+            await a.call(exchange.Declare(exchange="x"), exchange.DeclareOk)
+            await a.call(exchange.Declare(exchange="kept", durable=True), exchange.DeclareOk)
+            cluster.kill(0)
+            await cluster.start(0)
+            a = await cluster.client(0)
+            await a.call(exchange.Declare(exchange="x", passive=True), exchange.DeclareOk)
+            for number in range(3):
+                cluster.kill(number)
+            await trio.sleep(30)
+            await cluster.start(1)
+            b = await cluster.client(1)
+            assert "no exchange 'x'" in await refusal(
+                b, exchange.Declare(exchange="x", passive=True)
+            )
+            await b.call(exchange.Declare(exchange="kept", passive=True), exchange.DeclareOk)
+
+    simulate(6, scenario)
+
+
+def test_an_etcd_that_stalls_stops_decisions_and_nothing_else(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def scenario(sim: Simulation) -> None:
+        async with SimCluster(sim) as cluster:
+            a, b = await confirming(cluster, 0), await confirming(cluster, 1)
+            await declare(a, "q", durable=True)
+            await declare(a, "transient")
+            await b.call(basic.Consume(queue="q", consumer_tag="t", no_ack=True), basic.ConsumeOk)
+            cluster.etcd.stall()
+            for number in range(60):
+                assert await publish(b, "q", b"%d" % number)
+                assert (await b.wait_for(Content)).body == b"%d" % number
+                await trio.sleep(1)
+            assert await declare(b, "q", durable=True) == 0
+            node = cluster.machines[1].node
+            assert node is not None
+            assert node.clustering is not None
+            assert node.clustering.status().is_store_away
+            c = await cluster.client(2)
+            began_s = trio.current_time()
+            await c.send(queue.Declare(queue="new"))
+            close = await c.wait_for(commands.Connection.Close)
+            assert close.reply_code == 541
+            assert trio.current_time() - began_s < 6
+            assert not any(isinstance(item, basic.Cancel) for _, item in b.inbox)
+
+            cluster.etcd.resume()
+            await trio.sleep(60)
+            assert await declare(b, "transient") == 0
+            assert await publish(b, "q", b"last")
+            assert (await b.wait_for(Content)).body == b"last"
+            await declare(b, "new", durable=True)
+            status = node.clustering.status()
+            assert not status.is_store_away
+            assert list(status.running) == list(status.nodes)
+            assert len(status.nodes) == 3
+            assert status.linked == ("rabbit@node1", "rabbit@node3")
+            assert "is down" not in caplog.text
+
+    simulate(7, scenario)
+
+
+def test_a_way_that_is_severed_counts_as_a_node_that_is_down() -> None:
+    async def scenario(sim: Simulation) -> None:
+        async with SimCluster(sim) as cluster:
+            a, b = await confirming(cluster, 0), await confirming(cluster, 1)
+            await declare(a, "q", durable=True)
+            assert await publish(b, "q", b"1")
+            cluster.sever(0, 1)
+            await b.publish("q", b"2", persistent=True)
+            nack = await b.wait_for(basic.Nack)
+            assert nack.delivery_tag == 2
+            assert "is down" in await passive(await cluster.client(1), "q")
+            assert await publish(a, "q", b"3")
+            cluster.heal()
+            await trio.sleep(10)
+            assert await declare(b, "q", passive=True) >= 2
+
+    simulate(8, scenario)
+
+
+def test_alarms_of_a_node_hold_publishers_back_everywhere() -> None:
+    async def scenario(sim: Simulation) -> None:
+        async with SimCluster(sim) as cluster:
+            await trio.sleep(1)
+            b = await confirming(cluster, 1)
+            await declare(b, "q")
+            memory = cluster.machines[0].memory
+            memory.used = memory.total
+            await trio.sleep(2)
+            await b.publish("q", b"1")
+            blocked = await b.wait_for(commands.Connection.Blocked)
+            assert blocked.reason == "low on memory"
+            memory.used = 0
+            await b.wait_for(commands.Connection.Unblocked)
+            await b.wait_for(basic.Ack)
+
+    simulate(9, scenario)
+
+
+def test_queues_come_to_be_where_the_locator_says() -> None:
+    async def scenario(sim: Simulation) -> None:
+        async with SimCluster(sim) as cluster:
+            a = await cluster.client(0)
+            for number in range(9):
+                arguments = {"x-queue-master-locator": "min-masters"}
+                await declare(a, f"q{number}", durable=True, arguments=arguments)
+            await declare(a, "here", durable=True)
+            node = cluster.machines[1].node
+            assert node is not None
+            queues = [each.definition for each in node.broker.vhosts["/"].queues.values()]
+            leaders = [each.leader for each in queues if each.name != "here"]
+            assert sorted(leaders) == sorted(3 * [machine.name for machine in cluster.machines])
+            assert leader_of(queues, "here") == "rabbit@node1"
+
+    simulate(10, scenario)
+
+
+def leader_of(queues: list[QueueDefinition], name: str) -> str:
+    [leader] = [each.leader for each in queues if each.name == name]
+    return leader
+
+
+# -- joining -----------------------------------------------------------------------------------
+
+
+async def alone(sim: Simulation, cluster: SimCluster, number: int) -> None:
+    """Run a node without a cluster for a while, with a durable queue and a message in it."""
+    machine = cluster.machines[number]
+    settings = Config(name=machine.name, listen="127.0.0.1:5672", data_dir="/data")
+    world = sim.world.__class__(
+        sim.world.clock, sim.network, machine.disk, machine.memory, sim.world.random
+    )
+    async with Node(settings, world) as node:
+        client = await Client.connect(sim.network, node.address, 1)
+        await declare(client, "local", durable=True)
+        await client.call(exchange.Declare(exchange="x", durable=True), exchange.DeclareOk)
+        bind = queue.Bind(queue="local", exchange="x", routing_key="key")
+        await client.call(bind, queue.BindOk)
+        await client.call(commands.Confirm.Select(), commands.Confirm.SelectOk)
+        assert await publish(client, "local", b"local")
+
+
+def test_a_node_brings_its_definitions_and_messages_to_a_new_cluster() -> None:
+    async def scenario(sim: Simulation) -> None:
+        cluster = SimCluster(sim, 2, 0)
+        await alone(sim, cluster, 0)
+        async with cluster:
+            await cluster.start(0)
+            await cluster.start(1)
+            b = await cluster.client(1)
+            assert await declare(b, "local", durable=True) == 1
+            await b.publish("key", b"more", exchange="x", persistent=True)
+            await b.call(basic.Consume(queue="local", consumer_tag="t"), basic.ConsumeOk)
+            assert (await b.wait_for(Content)).body == b"local"
+            assert (await b.wait_for(Content)).body == b"more"
+            await cluster.stop(0)
+            with pytest.raises(DataError, match="belongs to a node of a cluster"):
+                await alone(sim, cluster, 0)
+            await cluster.start(0)
+            assert await declare(b, "local", passive=True) == 2
+
+    simulate(15, scenario)
+
+
+def test_a_node_with_definitions_joins_a_cluster_in_use_only_without_them() -> None:
+    async def scenario(sim: Simulation) -> None:
+        async with SimCluster(sim, 2, 1) as cluster:
+            machine = cluster.machines[1]
+            await alone(sim, cluster, 1)
+            await declare(await cluster.client(0), "shared", durable=True)
+            with pytest.raises(ConfigError, match="join-discarding-definitions"):
+                await cluster.start(1)
+            machine.settings["join_discarding_definitions"] = True
+            await cluster.start(1)
+            client = await cluster.client(1)
+            assert await declare(client, "shared", passive=True) == 0
+            assert "no queue 'local'" in await passive(client, "local")
+            assert "node.json" in machine.disk.names("/data.discarded-1")
+
+    simulate(11, scenario)
+
+
+def test_a_node_from_another_disk_is_refused() -> None:
+    async def scenario(sim: Simulation) -> None:
+        async with SimCluster(sim, 2) as cluster:
+            await cluster.stop(1)
+            cluster.machines[1].settings["data_dir"] = "/empty"
+            with pytest.raises(ConfigError, match="another disk than this has the name"):
+                await cluster.start(1)
+
+    simulate(12, scenario)
+
+
+def test_a_seed_replays_octet_for_octet() -> None:
+    async def scenario(sim: Simulation) -> str:
+        async with SimCluster(sim) as cluster:
+            a = await confirming(cluster, 0)
+            await declare(a, "q", durable=True)
+            for number in range(5):
+                await publish(a, "q", b"%d" % number)
+            cluster.kill(0)
+            await cluster.start(0)
+        return sim.trace.digest
+
+    assert simulate(13, scenario) == simulate(13, scenario)
+    assert simulate(13, scenario) != simulate(14, scenario)

@@ -6,9 +6,9 @@ itself knows to be synced is `Damage`: messages are lost that were confirmed. Be
 end, it is what a crash has left of a batch that nobody was promised anything about.
 """
 
-from bisect import bisect_right
-from collections.abc import Iterator
-from itertools import islice
+from bisect import bisect_left, bisect_right
+from collections.abc import Collection, Iterator
+from itertools import compress, islice
 
 import attrs
 
@@ -55,7 +55,7 @@ class Kept:
         self.end = 0
         self.read_end = 0
         self.messages: dict[int, tuple[Origin, bytes]] = {}
-        """Messages that lie in no segment."""
+        """Messages that were published, or said again."""
         self.lost: set[int] = set()
         """Messages that were synced, and are damaged."""
         self.is_unsure = False
@@ -73,23 +73,33 @@ class Kept:
             for chunk in sorted(state.chunks, key=lambda chunk: chunk.first)
         ]
         self._firsts = [stored.first for stored in self._stored]
-        newer = {
+        self.messages = {
             index: message for index, message in self.messages.items() if index >= state.renewed_end
         }
-        self.messages = {}
-        for index, message in newer.items():
-            if next(self._overlapping(range(index, index + 1)), None) is None:
-                self.messages[index] = message
 
     def add(self, image: Image) -> None:
-        """Messages were published; those that lie in a segment by now are there already."""
-        span = range(image.first, image.end)
-        stored = [range(at.first, at.first + len(at.gone)) for at in self._overlapping(span)]
-        for index, origin, raw in zip(image.indexes, image.origins, image.raws, strict=True):
-            if not any(index in indexes for indexes in stored):
-                self.messages[index] = origin, raw
+        """Messages were published; perhaps they lie in a segment, too."""
+        self.messages.update(
+            zip(image.indexes, zip(image.origins, image.raws, strict=True), strict=True)
+        )
         self.end = max(self.end, image.end)
         self.lost.difference_update(image.indexes)
+
+    def miss(self, there: Collection[int]) -> set[int]:
+        """Of all segments only these are ``there``; returns those in which messages should be.
+
+        What was said in the write-ahead log is not lost with them.
+        """
+        missing = set()
+        for stored in self._stored:
+            if stored.place.segment not in there and 0 in stored.gone:
+                missing.add(stored.place.segment)
+                span = range(stored.first, stored.first + len(stored.gone))
+                live = compress(span, [not mark for mark in stored.gone])
+                self.lost.update(index for index in live if index not in self.messages)
+        self._stored = [stored for stored in self._stored if stored.place.segment in there]
+        self._firsts = [stored.first for stored in self._stored]
+        return missing
 
     def salvage(self, place: Place, image: Image) -> None:
         """Take up a chunk, unless it is known: what was told of it is damaged.
@@ -102,7 +112,6 @@ class Kept:
         gone = bytearray(b"\1" * len(span))
         for index in image.indexes:
             gone[index - image.first] = 0
-            self.messages.pop(index, None)
         at = bisect_right(self._firsts, image.first)
         self._firsts.insert(at, image.first)
         self._stored.insert(at, _Stored(image.first, place, gone))
@@ -134,9 +143,16 @@ class Kept:
             stored.gone[inside.start : inside.stop : inside.step] = b"\1" * size
 
     def state(self, is_clean: bool) -> LogState:
-        """Where the log stands; after anything but an orderly stop, all may have been delivered."""
+        """Where the log stands; after anything but an orderly stop, all may have been delivered.
+
+        From here on ``messages`` are those that lie in no segment.
+        """
         chunks = []
+        indexes = sorted(self.messages)
         for stored in self._stored:
+            start = bisect_left(indexes, stored.first)
+            for index in indexes[start : bisect_left(indexes, stored.first + len(stored.gone))]:
+                del self.messages[index]
             live = stored.gone.count(0)
             if live:
                 count = len(stored.gone)

@@ -33,22 +33,14 @@ def find_log(
     `DiskFailure`.
     """
     numbers = segment_numbers(disk, folder)
-    if kept.is_unsure:
+    missing = kept.miss(numbers)
+    if kept.is_unsure:  # The log may have left those that are missing.
         _salvage(disk, folder, log_id, kept, numbers, damages)
-    state = kept.state(is_clean)
-    chunks = []
-    missing = set()
-    for chunk in state.chunks:
-        if chunk.place.segment in numbers:
-            chunks.append(chunk)
-            continue
-        missing.add(chunk.place.segment)
-        gone = chunk.gone or bytes(chunk.count)
-        kept.lost.update(chunk.first + at for at, mark in enumerate(gone) if not mark)
-    for number in sorted(missing):
-        path = segment_path(folder, number)
-        damages.append(Damage(path, 0, "the file is not there", log_id))
-    return Standing(kept, attrs.evolve(state, chunks=chunks), numbers)
+    else:
+        for number in sorted(missing):
+            path = segment_path(folder, number)
+            damages.append(Damage(path, 0, "the file is not there", log_id))
+    return Standing(kept, kept.state(is_clean), numbers)
 
 
 def _salvage(

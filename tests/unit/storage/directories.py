@@ -6,6 +6,7 @@ from functools import partial
 
 import attrs
 
+from amqpbroker.queues.ready import runs_of
 from amqpbroker.storage.disk_log import DiskLog
 from amqpbroker.storage.store import Store
 from amqpbroker.testing.fakes import fake_origin
@@ -74,19 +75,24 @@ def fill(log: DiskLog, count: int) -> None:
 
 
 def some_life(wait: Wait, stop: bool) -> Directory:
-    """What is left of a node with three queues, of all kinds of files and records."""
+    """What is left of a node with some queues, of all kinds of files and records."""
     disk = SimDisk(random.Random(1), Trace())
     store = opened(disk, wait)
-    logs = {log_id: store.open_log(log_id) for log_id in (1, 2, 3)}
+    logs = {log_id: store.open_log(log_id) for log_id in (1, 2, 3, 4)}
     settled: dict[int, set[int]] = {log_id: set() for log_id in logs}
     rng = random.Random(2)
     for step in range(8):
         for log_id, log in logs.items():
-            fill(log, (3, 40, 600)[log_id - 1])
+            fill(log, (3, 40, 600, 500)[log_id - 1])
             first = rng.randrange(log.end)
             if first not in settled[log_id]:
                 log.settle(range(first, first + 1))
                 settled[log_id].add(first)
+        if step == 4:  # Little is live in the segments of the last: they are left soon.
+            many = set(range(logs[4].end)) - set(range(0, logs[4].end, 50)) - settled[4]
+            for run in runs_of(sorted(many)):
+                logs[4].settle(run)
+            settled[4] |= many
         store.wal.definitions(b"step %d\n" % step, lambda: None)
         wait(store.wal.commit)
         if step == 5:

@@ -22,7 +22,7 @@ from tests.unit.storage.directories import (
     some_life,
 )
 
-IDS = (1, 2, 3)
+IDS = (1, 2, 3, 4)
 FOLDER = "/data"
 
 pytestmark = pytest.mark.usefixtures("small_files")
@@ -182,7 +182,7 @@ def test_a_spoiled_directory_is_what_a_node_would_find(
     for path, data in spoil(directory.files, random.Random(1), 15):
         findings = agree(directory, wait, {path: data})
         damaged += bool(findings.damages or findings.refused)
-    assert damaged > 3
+    assert damaged >= 3
 
 
 @pytest.mark.slow

@@ -42,6 +42,7 @@ from amqpbroker.errors import DefinitionError
 ANY_LIFE = "*"
 """In the place of an incarnation: whichever life of the node it is."""
 _HASH_DIGITS = 16
+_decoder = json.JSONDecoder(object_hook=restored)
 
 
 @attrs.frozen
@@ -82,10 +83,8 @@ class Schema:
 
     def parts(self, key: bytes) -> list[str]:
         """The kind of a key, and what it names."""
-        return [
-            unquote_to_bytes(part).decode("utf-8", "surrogateescape")
-            for part in key[len(self.prefix) :].decode().split("/")
-        ]
+        parts = key[len(self.prefix) :].decode().split("/")
+        return parts if b"%" not in key else [_unquoted(part) for part in parts]
 
     def key(self, definition: Definition) -> bytes:
         """Where a definition lies."""
@@ -187,7 +186,7 @@ class Schema:
         if decode is None:
             return None
         try:
-            found: Definition | BoundTo = decode(parts, json.loads(value, object_hook=restored))
+            found: Definition | BoundTo = decode(parts, _decoder.decode(value.decode()))
         except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
             raise DefinitionError(f"{key!r} says {value!r}: {error!r}") from error
         return found
@@ -223,6 +222,10 @@ def only_on(node: str) -> Leadership:
 
 def _quoted(part: str) -> str:
     return quote(part.encode("utf-8", "surrogateescape"), safe="")
+
+
+def _unquoted(part: str) -> str:
+    return unquote_to_bytes(part).decode("utf-8", "surrogateescape") if "%" in part else part
 
 
 def _written(fields: dict[str, Any]) -> bytes:

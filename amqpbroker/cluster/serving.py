@@ -126,7 +126,7 @@ class LinkConsumer(Consumer):
         limit = self._limit
         if (
             self._sent_bytes >= limit.octets
-            or self.attachment.link.outbox_bytes > OUTBOX_BYTES_HIGH
+            or self.attachment.stream.link.outbox_bytes > OUTBOX_BYTES_HIGH
         ):
             return 0
         credit = limit.messages - self._sent
@@ -177,7 +177,7 @@ class LinkConsumer(Consumer):
         if self._purse is not None:
             account = self._purse.number
             self._purse.sent += len(indexes)
-        attachment.link.send(
+        attachment.stream.send(
             frames.DELIVER,
             frames.encode_deliver(self.number, account, indexes, batch, redelivered),
         )
@@ -185,7 +185,7 @@ class LinkConsumer(Consumer):
     def park(self) -> None:
         self._is_parked = True
         attachment = self.attachment
-        if attachment.link.outbox_bytes > OUTBOX_BYTES_HIGH:
+        if attachment.stream.link.outbox_bytes > OUTBOX_BYTES_HIGH:
             attachment.stream.congested[self] = None
 
     def cancelled(self) -> None:
@@ -198,7 +198,6 @@ class Attachment:
 
     def __init__(self, stream: "_Stream", queue_id: int) -> None:
         self.stream = stream
-        self.link = stream.link
         self.queue_id = queue_id
         self.queue: Queue | None = None
         self.held = IndexSet()
@@ -256,7 +255,9 @@ class Attachment:
         if count > self._told:
             refused, self._refused = self._refused, []
             self._told = count
-            self.link.send(frames.COMMITTED, frames.encode_committed(self.queue_id, count, refused))
+            self.stream.send(
+                frames.COMMITTED, frames.encode_committed(self.queue_id, count, refused)
+            )
 
     def settle(self, run: range, outcome: Outcome) -> None:
         """Note what became of messages. Raises `LinkFault` if the other node does not have them."""
@@ -300,6 +301,18 @@ class _Stream:
         self.purses: dict[int, _Purse] = {}
         self.known: frames.Origins = {}
         self._find = find
+        self._is_over = False
+
+    def send(self, kind: int, pieces: list[bytes]) -> None:
+        """Send a frame, unless the stream is broken."""
+        if not self._is_over:
+            self.link.send(kind, pieces)
+
+    def end(self) -> None:
+        """The stream is broken."""
+        self._is_over = True
+        for attachment in self.attachments.values():
+            attachment.end()
 
     def attachment(self, queue_id: int) -> Attachment:
         """What it has to do with a queue, which is looked for if it was not here."""
@@ -355,8 +368,7 @@ class Serving(LinkUser):
         self._streams[link] = _Stream(link, self._turns, self._find)
 
     def down(self, link: Link) -> None:
-        for attachment in self._streams.pop(link).attachments.values():
-            attachment.end()
+        self._streams.pop(link).end()
 
     def drained(self, link: Link) -> None:
         stream = self._streams[link]
@@ -402,7 +414,7 @@ class Serving(LinkUser):
             elif not isinstance(error, _NotHere):
                 log.error("a bug: node %s has no answer", stream.link.node, exc_info=error)
                 failed = frames.Failed(number, InternalError.__name__, "the broker's log says more")
-            stream.link.send(frames.ANSWER, frames.encode_control(failed))
+            stream.send(frames.ANSWER, frames.encode_control(failed))
 
         answer: Pending[Any] = Pending()
         answer.then, answer.otherwise = say, fail
@@ -421,7 +433,7 @@ class Serving(LinkUser):
 
         def say(count: int | None) -> None:
             done = frames.Done(number, count)
-            stream.link.send(frames.ANSWER, frames.encode_control(done))
+            stream.send(frames.ANSWER, frames.encode_control(done))
 
         self._answer(stream, number, asked, say)
 
@@ -465,11 +477,11 @@ class Serving(LinkUser):
         def say(got: Got | None) -> None:
             if got is None:
                 done = frames.Done(asked.number, None)
-                stream.link.send(frames.ANSWER, frames.encode_control(done))
+                stream.send(frames.ANSWER, frames.encode_control(done))
                 return
             if not asked.no_ack:
                 attachment.held.add(range(got.index, got.index + 1))
-            stream.link.send(frames.GOT, frames.encode_got(asked.number, got))
+            stream.send(frames.GOT, frames.encode_got(asked.number, got))
 
         self._answer(stream, asked.number, get, say)
 
@@ -492,7 +504,7 @@ class Serving(LinkUser):
             else:
                 numbers.append(None)
         answer = frames.Numbers(asked.number, numbers)
-        stream.link.send(frames.ANSWER, frames.encode_control(answer))
+        stream.send(frames.ANSWER, frames.encode_control(answer))
 
     def _touch(self, stream: _Stream, note: frames.Touch) -> None:
         queue = stream.queue(note.queue)

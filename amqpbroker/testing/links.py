@@ -45,6 +45,8 @@ class LoopbackLink(Link):
 
     def flush(self) -> None:
         """Send what the system takes."""
+        if not self.is_up:
+            return
         was_left = self._was_left or self._outbox.size_bytes > OUTBOX_BYTES_HIGH
         while self._outbox.size_bytes and not self.is_stuck:
             self._outbox.send(self._take)

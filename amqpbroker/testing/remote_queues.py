@@ -8,11 +8,14 @@ whatever tests a queue tests these too.
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import attrs
+
 from amqpbroker.broker.turn import Turn
 from amqpbroker.cluster.remote import RemoteQueue, RemoteQueues
 from amqpbroker.cluster.serving import Serving
 from amqpbroker.definitions import QueueDefinition
 from amqpbroker.message import Origin
+from amqpbroker.queues.classic import ClassicQueue
 from amqpbroker.queues.queue import (
     Consumer,
     Got,
@@ -24,6 +27,8 @@ from amqpbroker.queues.queue import (
     QueueStat,
     Timer,
 )
+from amqpbroker.storage.log import Log, MemoryLog
+from amqpbroker.testing.fakes import FakeKeeper
 from amqpbroker.testing.links import Loopback
 
 Answer = TypeVar("Answer")
@@ -80,10 +85,13 @@ class NearQueue(Queue):
         holder_keeper.near = self
         self.held = open_held(definition, holder_keeper)
         self._turn = _Turn()
-        self._queues = RemoteQueues(lambda _: "rabbit@a")
+        self._queues = RemoteQueues()
         self._serving = Serving(self._turn, self._find, self._delete)
         self._loopback = Loopback.between(self._queues, self._turn, self._serving, self._turn)
-        self.remote: RemoteQueue = self._queues.open(definition, _AskerKeeper(keeper, self._turn))
+        self.remote = self._queues.open(
+            attrs.evolve(definition, leader=self._loopback.asking.node),
+            _AskerKeeper(keeper, self._turn),
+        )
         self._turn.carry = self._carry
 
     def _find(self, queue_id: int) -> Queue | None:
@@ -184,3 +192,73 @@ class NearQueue(Queue):
         if self.version:
             return self.held.stat()
         return self._now(self.remote.stat())
+
+
+class Holder:
+    """A node that holds queues, and nodes that `dial` it."""
+
+    def __init__(self) -> None:
+        self.keeper = FakeKeeper()
+        self.queues: dict[int, Queue] = {}
+        self.serving = Serving(self.keeper.turn, self.queues.get, self.delete)
+        self.askers: list[Asker] = []
+
+    def open(self, definition: QueueDefinition, log: Log | None = None) -> ClassicQueue:
+        """Hold a queue."""
+        queue = ClassicQueue(definition, MemoryLog() if log is None else log, self.keeper)
+        self.queues[definition.log_id] = queue
+        return queue
+
+    def delete(self, definition: QueueDefinition, if_unused: bool, if_empty: bool) -> int:
+        """Delete a queue, if it may be; nobody else is told."""
+        queue = self.queues[definition.log_id]
+        count = queue.may_delete(if_unused, if_empty)
+        assert isinstance(count, int)
+        del self.queues[definition.log_id]
+        queue.delete()
+        return count
+
+    def dial(self) -> "Asker":
+        """Another node, with a stream to this one."""
+        asker = Asker(self)
+        self.askers.append(asker)
+        return asker
+
+    def settle(self) -> None:
+        """Let everything happen on all nodes that can."""
+        moved = True
+        while moved:
+            moved = False
+            for asker in self.askers:
+                moved = asker.move() or moved
+
+
+class Asker:
+    """A node that has dialled ``holder``."""
+
+    def __init__(self, holder: Holder) -> None:
+        self.keeper = FakeKeeper()
+        self.queues = RemoteQueues()
+        self._holder = holder
+        self.stream = Loopback.between(
+            self.queues, self.keeper.turn, holder.serving, holder.keeper.turn
+        )
+
+    def open(self, definition: QueueDefinition) -> RemoteQueue:
+        """A queue of the holder, as seen from here."""
+        definition = attrs.evolve(definition, leader=self.stream.asking.node)
+        return self.queues.open(definition, self.keeper)
+
+    def move(self) -> bool:
+        """Run turns, and carry what was sent, once in each direction; whether there was any."""
+        asking, serving = self.stream.asking, self.stream.serving
+        moved = False
+        for end, other in ((asking, serving), (serving, asking)):
+            while end.turn.run():
+                pass
+            end.flush()
+            moved = end.carry_to(other) or moved
+        for end in (asking, serving):
+            while end.turn.run():
+                pass
+        return moved

@@ -72,6 +72,8 @@ class Channel:
         """Unsettled deliveries that the channel as a whole may have; 0: any number."""
         self.prefetch_for_new = 0
         self.parked_consumers: dict[ChannelConsumer, None] = {}
+        self.last_served: ChannelConsumer | None = None
+        """Who was given messages last that take room in the channel's prefetch."""
         self.reply_consumer: ReplyConsumer | None = None
         self.last_queue: str | None = None
         self.consumers: dict[str, ChannelConsumer] = {}
@@ -173,6 +175,7 @@ class Channel:
         self.publisher.close()
         self.vhost.counts.publisher_gone(self.publisher)
         self.session.broker.churn.channels_closed += 1
+        self.last_served = None
         del self.publisher  # Nothing leads in a circle: the channel is freed at once.
         size = sum(size for _, size in self.parked)
         self.parked.clear()
@@ -245,6 +248,10 @@ class Channel:
         if self.prefetch and self.unsettled_count >= self.prefetch:
             return  # Nobody has: the next settle asks again.
         parked, self.parked_consumers = self.parked_consumers, {}
+        last = self.last_served
+        if last in parked:  # The others come first: there may not be enough for all.
+            del parked[last]
+            parked[last] = None
         for consumer in parked:
             if consumer.credit > 0:
                 consumer.queue.resume(consumer)
@@ -293,7 +300,7 @@ class Channel:
             if isinstance(consumer, ChannelConsumer):
                 consumer.unsettled -= len(run.indexes)
                 self.unsettled_count -= len(run.indexes)
-                if consumer in self.parked_consumers:
+                if not self.prefetch and consumer in self.parked_consumers:
                     if consumer.credit > 0:
                         del self.parked_consumers[consumer]
                         consumer.queue.resume(consumer)

@@ -117,6 +117,7 @@ class ChannelConsumer(Consumer):
             self.channel.unsettled.add(Delivered(tag, indexes, queue, self))
             self.unsettled += len(indexes)
             self.channel.unsettled_count += len(indexes)
+            self.channel.last_served = self
 
     def park(self) -> None:
         self.channel.parked_consumers[self] = None

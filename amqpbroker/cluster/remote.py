@@ -159,12 +159,6 @@ class _Member:
         number, messages = (0, 0) if purse is None else (purse.number, purse.limit)
         return frames.Limit(self.limit, self.limit_bytes, number, messages)
 
-    def end_limit(self) -> bool:
-        """Allow nothing more; whether that is news."""
-        is_news = self.limit > self.taken
-        self.limit = self.taken
-        return is_news
-
 
 class RemoteQueue(Queue):
     """A queue that ``node`` holds."""
@@ -377,7 +371,6 @@ class RemoteQueue(Queue):
             is_news = self._node.settle_purse(member, consumer.purse)
             if credit <= 0:
                 consumer.park()
-                is_news = (member.purse is not None and member.end_limit()) or is_news
             elif member.held:
                 self._stirred[member] = None
                 self._wake(self)

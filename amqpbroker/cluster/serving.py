@@ -177,6 +177,8 @@ class LinkConsumer(Consumer):
         if self._purse is not None:
             account = self._purse.number
             self._purse.sent += len(indexes)
+            del self._purse.consumers[self]  # Next time, the others come first.
+            self._purse.consumers[self] = None
         attachment.stream.send(
             frames.DELIVER,
             frames.encode_deliver(self.number, account, indexes, batch, redelivered),

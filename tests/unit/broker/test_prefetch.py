@@ -29,6 +29,22 @@ def prefetch(peer: Peer, count: int, channelwide: bool = False) -> None:
     assert isinstance(answer, basic.QosOk)
 
 
+def test_queues_have_their_turn_in_what_a_channel_may_have(peer: Peer) -> None:
+    prefetch(peer, 2, channelwide=True)
+    for name in ("a", "b", "c"):
+        peer.declare(name)
+        peer.publish(name, *[b"body"] * 20)
+    for name in ("a", "b", "c"):
+        peer.consume(name, name)
+    came = drain(peer)
+
+    while len(came) < 60:
+        peer.send(basic.Ack(len(came), multiple=True))
+        came += drain(peer)
+
+    assert {tag for tag, _ in came[:10]} == {"a", "b", "c"}
+
+
 # -- per consumer ------------------------------------------------------------------------------
 
 

@@ -308,5 +308,5 @@ def decode_answer(payload: bytes) -> Answer:
 def _decoded(decoder: "msgspec.msgpack.Decoder[Any]", payload: bytes) -> Any:
     try:
         return decoder.decode(payload)
-    except msgspec.DecodeError as fault:
+    except (msgspec.DecodeError, ValueError) as fault:
         raise LinkFault(f"this is no question, and no answer: {fault}") from fault

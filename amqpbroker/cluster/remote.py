@@ -14,7 +14,6 @@ when the node of a queue goes down.
 
 from collections.abc import Callable
 from typing import Any
-from weakref import WeakValueDictionary
 
 import attrs
 
@@ -752,11 +751,12 @@ class RemoteNode:
 class RemoteQueues(QueueType, LinkUser):
     """Opens the queues that other nodes hold; the user of the streams that this node has dialled.
 
-    A queue is held by its ``leader``.
+    ``holder_of`` says which node holds a queue.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, holder_of: Callable[[QueueDefinition], str]) -> None:
         self.nodes: dict[str, RemoteNode] = {}
+        self._holder_of = holder_of
 
     def _node(self, name: str) -> RemoteNode:
         node = self.nodes.get(name)
@@ -768,7 +768,7 @@ class RemoteQueues(QueueType, LinkUser):
         check_declare(definition)
 
     def open(self, definition: QueueDefinition, keeper: Keeper) -> RemoteQueue:
-        node = self._node(definition.leader)
+        node = self._node(self._holder_of(definition))
         queue = node.queues[definition.log_id] = RemoteQueue(definition, keeper, node)
         return queue
 
@@ -788,32 +788,3 @@ class RemoteQueues(QueueType, LinkUser):
 
     def drained(self, link: Link) -> None:
         self._node(link.node).drained()
-
-
-class PlacedQueues(QueueType):
-    """Opens queues that this node, ``own``, leads ``here``, all others ``elsewhere``.
-
-    One without a leader is this node's.
-    """
-
-    def __init__(self, own: str, here: QueueType, elsewhere: QueueType) -> None:
-        self._own = own
-        self._here = here
-        self._elsewhere = elsewhere
-        self._held: WeakValueDictionary[int, Queue] = WeakValueDictionary()
-
-    def check(self, definition: QueueDefinition) -> None:
-        self._here.check(definition)
-
-    def open(self, definition: QueueDefinition, keeper: Keeper) -> Queue:
-        if definition.leader not in ("", self._own):
-            return self._elsewhere.open(definition, keeper)
-        queue = self._here.open(definition, keeper)
-        if definition.log_id:
-            self._held[definition.log_id] = queue
-        return queue
-
-    def find(self, queue_id: int) -> Queue | None:
-        """The queue with this id, if it is here, and not deleted."""
-        queue = self._held.get(queue_id)
-        return None if queue is None or queue.version else queue

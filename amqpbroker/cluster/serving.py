@@ -83,7 +83,7 @@ def _masks(run: range) -> Iterator[tuple[int, int]]:
     while run:
         number, start = divmod(run.start, _BLOCK_INDEXES)
         count = min(len(run), (_BLOCK_INDEXES - start + step - 1) // step)
-        if step == 1:
+        if step == 1 or count == 1:
             mask = (1 << count) - 1
         else:
             mask = ((1 << count * step) - 1) // ((1 << step) - 1)

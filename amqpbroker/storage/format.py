@@ -143,7 +143,10 @@ def encode_image(
     """
     sizes = array("I", map(len, raws))
     count, flags = (len(raws), 0) if gone is None else (len(gone), _SPARSE)
-    runs = [(origin, len(list(run))) for origin, run in groupby(origins)]
+    if origins and origins.count(origins[0]) == len(origins):
+        runs = [(origins[0], len(origins))]
+    else:
+        runs = [(origin, len(list(run))) for origin, run in groupby(origins)]
     return [*_image_head(first, count, sizes, runs, flags, bytes(gone or b"")), *raws]
 
 
@@ -210,9 +213,13 @@ def _decode(
     try:
         first, count, present, run_count, flags = _IMAGE_HEAD.unpack_from(data, position)
         position += _IMAGE_HEAD.size
+        if present * _SIZE_BYTES > len(data):
+            raise FormatError("an image of messages is cut off")
         origins: list[Origin] = []
         for _ in range(run_count):
             origin, messages, position = _decode_run(data, position, known)
+            if messages > present - len(origins):
+                raise FormatError("an image of messages does not add up")
             origins += [origin] * messages
         gone = b""
         if flags & _SPARSE:
@@ -229,6 +236,8 @@ def _decode(
 
 def _cut(data: bytes, position: int, sizes: "array[int]") -> list[bytes]:
     """The pieces of ``data`` from ``position`` on."""
+    if len(sizes) == 1:
+        return [data[position:]]
     size = sizes[0] if sizes else 0
     if size and sizes.count(size) == len(sizes):
         pieces = struct.iter_unpack(f"{size}s", memoryview(data)[position:])

@@ -8,8 +8,6 @@ whatever tests a queue tests these too.
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-import attrs
-
 from amqpbroker.broker.turn import Turn
 from amqpbroker.cluster.remote import RemoteQueue, RemoteQueues
 from amqpbroker.cluster.serving import Serving
@@ -85,13 +83,10 @@ class NearQueue(Queue):
         holder_keeper.near = self
         self.held = open_held(definition, holder_keeper)
         self._turn = _Turn()
-        self._queues = RemoteQueues()
+        self._queues = RemoteQueues(lambda _: "rabbit@a")
         self._serving = Serving(self._turn, self._find, self._delete)
         self._loopback = Loopback.between(self._queues, self._turn, self._serving, self._turn)
-        self.remote = self._queues.open(
-            attrs.evolve(definition, leader=self._loopback.asking.node),
-            _AskerKeeper(keeper, self._turn),
-        )
+        self.remote = self._queues.open(definition, _AskerKeeper(keeper, self._turn))
         self._turn.carry = self._carry
 
     def _find(self, queue_id: int) -> Queue | None:
@@ -238,7 +233,7 @@ class Asker:
 
     def __init__(self, holder: Holder) -> None:
         self.keeper = FakeKeeper()
-        self.queues = RemoteQueues()
+        self.queues = RemoteQueues(lambda _: "rabbit@a")
         self._holder = holder
         self.stream = Loopback.between(
             self.queues, self.keeper.turn, holder.serving, holder.keeper.turn
@@ -246,7 +241,6 @@ class Asker:
 
     def open(self, definition: QueueDefinition) -> RemoteQueue:
         """A queue of the holder, as seen from here."""
-        definition = attrs.evolve(definition, leader=self.stream.asking.node)
         return self.queues.open(definition, self.keeper)
 
     def move(self) -> bool:

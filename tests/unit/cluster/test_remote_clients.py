@@ -1,20 +1,17 @@
 """What clients notice of queues that other nodes hold: nothing, as long as these are there."""
 
-from collections.abc import Iterator
 from typing import Any
 
-import attrs
 import pytest
 from pamqp import commands
 from pamqp.base import Frame
 
 from amqpbroker.broker.broker import Broker
-from amqpbroker.cluster.coordinator import Coordinator
-from amqpbroker.cluster.remote import PlacedQueues, RemoteQueues
+from amqpbroker.cluster.remote import RemoteQueues
 from amqpbroker.cluster.serving import Serving
 from amqpbroker.definitions import Change, QueueDefinition
 from amqpbroker.queues.classic import ClassicQueues
-from amqpbroker.queues.queue import Pending, QueueStat
+from amqpbroker.queues.queue import Keeper, Queue, QueueStat, QueueType
 from amqpbroker.testing.council import Council
 from amqpbroker.testing.fakes import FakeClock, HeldQueues, fake_world
 from amqpbroker.testing.links import Loopback, LoopbackLink
@@ -24,20 +21,32 @@ basic, queue, tx = commands.Basic, commands.Queue, commands.Tx
 NAMES = ("rabbit@a", "rabbit@b", "rabbit@c")
 
 
-class Placing(Coordinator):
-    """Gives queues their ids and leaders: ``a.tasks`` is led by rabbit@a."""
+class PlacingCouncil(Council):
+    """Decides who leads a queue by its name: ``a.tasks`` is led by rabbit@a."""
 
-    def __init__(self, council: Coordinator, ids: Iterator[int]) -> None:
-        self._council = council
-        self._ids = ids
+    def _placed(self, change: Change, asker: str) -> Change:
+        if isinstance(change.definition, QueueDefinition):
+            self.leader = f"rabbit@{change.definition.name.partition('.')[0]}"
+        return super()._placed(change, asker)
 
-    def submit(self, change: Change) -> Pending[None] | None:
-        definition = change.definition
-        if isinstance(definition, QueueDefinition) and change.act == "put":
-            leader = f"rabbit@{definition.name.partition('.')[0]}"
-            definition = attrs.evolve(definition, log_id=next(self._ids), leader=leader)
-            change = attrs.evolve(change, definition=definition)
-        return self._council.submit(change)
+
+class Placed(QueueType):
+    """Opens the queues that a node leads ``here``, others ``elsewhere``."""
+
+    def __init__(self, node: str, here: QueueType, elsewhere: QueueType) -> None:
+        self.node = node
+        self.here = here
+        self.elsewhere = elsewhere
+        self.held: dict[int, Queue] = {}
+
+    def check(self, definition: QueueDefinition) -> None:
+        self.here.check(definition)
+
+    def open(self, definition: QueueDefinition, keeper: Keeper) -> Queue:
+        if definition.leader != self.node:
+            return self.elsewhere.open(definition, keeper)
+        queue = self.held[definition.log_id] = self.here.open(definition, keeper)
+        return queue
 
 
 class Nodes:
@@ -45,22 +54,20 @@ class Nodes:
 
     def __init__(self) -> None:
         self.clock = FakeClock()
-        self.council = Council()
+        self.council = PlacingCouncil()
         self.brokers: dict[str, Broker] = {}
         self.held = {name: HeldQueues() for name in NAMES}
         self.remote: dict[str, RemoteQueues] = {}
         self.peers: list[Peer] = []
         servings = {}
-        ids = iter(range(1, 1000))
         for name in NAMES:
-            self.remote[name] = RemoteQueues()
-            classic = PlacedQueues(name, ClassicQueues(), self.remote[name])
-            held = PlacedQueues(name, self.held[name], self.remote[name])
+            self.remote[name] = RemoteQueues(lambda definition: definition.leader)
+            classic = Placed(name, ClassicQueues(), self.remote[name])
+            held = Placed(name, self.held[name], self.remote[name])
             types = {"classic": classic, "held": held}
             broker = Broker(fake_world(clock=self.clock), name=name, queue_types=types)
             self.brokers[name] = broker
             self.council.join(broker)
-            broker.coordinator = Placing(broker.coordinator, ids)
             servings[name] = self._serving(broker, classic, held)
         self.streams: dict[tuple[str, str], Loopback] = {}
         for name in NAMES:
@@ -75,13 +82,13 @@ class Nodes:
         self.brokers["rabbit@a"].boot("guest", "guest")
         self.settle()
 
-    def _serving(self, broker: Broker, *kinds: PlacedQueues) -> Serving:
+    def _serving(self, broker: Broker, *kinds: Placed) -> Serving:
         def delete(definition: QueueDefinition, if_unused: bool, if_empty: bool) -> Any:
             vhost = broker.vhosts[definition.vhost]
             return vhost.delete_queue(definition.name, None, if_unused, if_empty)
 
         def find(queue_id: int) -> Any:
-            return kinds[0].find(queue_id) or kinds[1].find(queue_id)
+            return kinds[0].held.get(queue_id) or kinds[1].held.get(queue_id)
 
         return Serving(broker.turn, find, delete)
 

@@ -1,0 +1,200 @@
+"""The frames in which nodes speak of queues, and what does not make sense."""
+
+import random
+
+import pytest
+
+from amqpbroker.cluster import queue_frames as frames
+from amqpbroker.cluster.serving import IndexSet
+from amqpbroker.cluster.wire import Link
+from amqpbroker.definitions import QueueDefinition
+from amqpbroker.errors import InternalError, LinkFault, NotFound
+from amqpbroker.message import Batch
+from amqpbroker.queues.queue import Outcome
+from amqpbroker.queues.ready import runs_of
+from amqpbroker.testing.fakes import FakeConsumer, fake_origin, numbered
+from amqpbroker.testing.links import LoopbackLink
+from amqpbroker.testing.remote_queues import Holder
+
+DEFINITION = QueueDefinition("/", "q", log_id=7)
+
+
+def octets(pieces: list[bytes]) -> bytes:
+    return b"".join(pieces)
+
+
+def test_what_was_published_comes_as_it_was() -> None:
+    first, second = fake_origin(persistent=True), fake_origin("x", "y", priority=3)
+    origins = [first, first, second]
+    payload = octets(frames.encode_publish(7, 40, 500, origins, [b"a", b"bb", b""]))
+    known: frames.Origins = {}
+
+    queue, ttl_ms, start, batch = frames.decode_publish(payload, known)
+    again = frames.decode_publish(payload, known)[3]
+
+    assert (queue, ttl_ms, start, batch.raws) == (7, 500, 40, [b"a", b"bb", b""])
+    assert [origin.routing_key for origin in batch.origins] == ["q", "q", "y"]
+    assert [origin.traits.priority for origin in batch.origins] == [0, 0, 3]
+    assert batch.origins[0] is batch.origins[1] is again.origins[0], "the same is one object"
+
+
+def test_what_is_delivered_comes_in_its_stride() -> None:
+    batch = Batch([fake_origin()] * 3, numbered(3))
+    payload = octets(frames.encode_deliver(5, 6, range(3, 10, 3), batch, redelivered=True))
+
+    consumer, purse, indexes, came, redelivered = frames.decode_deliver(payload, {})
+
+    assert (consumer, purse, redelivered) == (5, 6, True)
+    assert list(indexes) == [3, 6, 9]
+    assert came.raws == numbered(3)
+
+
+def test_an_error_is_the_same_at_the_other_end() -> None:
+    failed = frames.Failed(1, "NotFound", "no queue 'q' in vhost '/'")
+
+    error = failed.to_error()
+
+    assert isinstance(error, NotFound)
+    assert error.reply_text == "NOT_FOUND - no queue 'q' in vhost '/'"
+    assert isinstance(frames.Failed(1, "OfTheFuture", "text").to_error(), InternalError)
+
+
+# -- what makes no sense -------------------------------------------------------------------------
+
+
+class Noting(LoopbackLink):
+    """Notes what is sent."""
+
+    def send(self, kind: int, pieces: list[bytes]) -> None:
+        if self.is_up:
+            SENT.append((kind, octets(pieces)))
+        super().send(kind, pieces)
+
+
+SENT: list[tuple[int, bytes]] = []
+
+
+def spoken(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, bytes]]:
+    """Frames of every kind, as they are sent."""
+    monkeypatch.setattr("amqpbroker.testing.links.LoopbackLink", Noting)
+    SENT.clear()
+    holder = Holder()
+    holder.open(DEFINITION)
+    asker = holder.dial()
+    queue = asker.open(DEFINITION)
+    consumer = FakeConsumer(credit=3)
+    queue.consume(consumer)
+    queue.publish(fake_origin(ttl_ms=90_000), numbered(5))
+    holder.settle()
+    queue.settle(range(2), Outcome.ACK)
+    consumer.give(queue, 1)
+    holder.settle()
+    queue.get(no_ack=True)
+    queue.get(no_ack=True)
+    queue.stat()
+    queue.purge()
+    queue.may_delete(if_unused=True, if_empty=False)
+    queue.cancel(consumer)
+    holder.settle()
+    queue.delete()
+    return list(SENT)
+
+
+def test_every_kind_of_frame_is_spoken(monkeypatch: pytest.MonkeyPatch) -> None:
+    kinds = {kind for kind, _ in spoken(monkeypatch)}
+
+    assert kinds == {
+        frames.PUBLISH, frames.SETTLE, frames.LIMITS, frames.QUESTION,
+        frames.DELIVER, frames.COMMITTED, frames.ANSWER, frames.GOT,
+    }  # fmt: skip
+
+
+def mutated(rng: random.Random, payload: bytes) -> bytes:
+    """The payload with something wrong."""
+    data = bytearray(payload)
+    for _ in range(rng.randint(1, 4)):
+        place = rng.randrange(len(data) + 1)
+        dice = rng.randrange(4)
+        if dice == 0 and data:
+            data[rng.randrange(len(data))] = rng.choice((0, 1, 127, 128, 255))
+        elif dice == 1:
+            del data[place:]
+        elif dice == 2:
+            data[place:place] = rng.randbytes(rng.randint(1, 9))
+        else:
+            del data[place : place + rng.randint(1, 9)]
+    return bytes(data)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_frame_that_makes_no_sense_ends_the_stream_and_nothing_else(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = random.Random(seed)
+    said = spoken(monkeypatch)
+    for _ in range(40):
+        holder = Holder()
+        holder.open(DEFINITION)
+        asker = holder.dial()
+        queue = asker.open(DEFINITION)
+        queue.consume(FakeConsumer(credit=2))
+        queue.publish(fake_origin(), numbered(4))
+        holder.settle()
+        for end in (asker.stream.asking, asker.stream.serving):
+            kind, payload = rng.choice(said)
+            try:
+                end.user.frame(
+                    end, rng.choice((kind, kind, rng.randrange(16, 30))), mutated(rng, payload)
+                )
+            except LinkFault:
+                end.break_off()
+        asker.stream.cut()
+        holder.settle()
+
+
+def test_what_was_not_delivered_cannot_be_settled() -> None:
+    holder = Holder()
+    holder.open(DEFINITION)
+    serving = holder.dial().stream.serving
+
+    with pytest.raises(LinkFault, match="what was settled was not delivered"):
+        holder.serving.frame(
+            serving, frames.SETTLE, octets(frames.encode_settle(7, [(range(3), Outcome.ACK)]))
+        )
+
+
+def test_messages_before_which_some_are_missing_are_not_taken() -> None:
+    holder = Holder()
+    held = holder.open(DEFINITION)
+    serving: Link = holder.dial().stream.serving
+    payload = octets(frames.encode_publish(7, 1, None, [fake_origin()], [b"second"]))
+
+    with pytest.raises(LinkFault, match="messages are missing before the 1th"):
+        holder.serving.frame(serving, frames.PUBLISH, payload)
+    assert held.stat().ready == 0
+
+
+# -- sets of indexes -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_set_of_indexes_holds_what_was_added_and_not_removed(seed: int) -> None:
+    rng = random.Random(seed)
+    indexes, model = IndexSet(), set[int]()
+    for _ in range(100):
+        if rng.random() < 0.6:
+            start, step = rng.randrange(5000), rng.choice((1, 1, 2, 3, 64, 2000))
+            run = range(start, start + rng.randint(1, 1500) * step, step)
+            if model.isdisjoint(run):
+                indexes.add(run)
+                model.update(run)
+        elif model:
+            chosen = rng.sample(sorted(model), rng.randint(1, min(len(model), 50)))
+            for run in runs_of(sorted(chosen)):
+                assert indexes.remove(run)
+            model.difference_update(chosen)
+            assert not indexes.remove(range(chosen[0], chosen[0] + 1))
+    taken: list[int] = []
+    while runs := indexes.take():
+        taken += [index for run in runs for index in run]
+    assert taken == sorted(model)

@@ -115,3 +115,15 @@ def test_a_feature_flag_is_enabled_if_there_is_one(node: Any) -> None:
     unknown = node.run("enable_feature_flag", "unknown", "-q")
     assert unknown.status == 64
     assert unknown.err == "Error:\nThis feature flag is not supported by node rabbit@here\n"
+
+
+def test_a_stop_waits_for_the_process_in_the_pid_file(node: Any, tmp_path: Path) -> None:
+    file = tmp_path / "pid"
+    file.write_text(str(2**22 + 1))
+    node.answers["POST /api/amqpbroker/nodes/rabbit%40here/stop"] = None
+
+    result = node.run("stop", os.fspath(file))
+
+    assert f"rabbit@here (will monitor pid file {file}) ...\n" in result.out
+    assert result.out.endswith(f"(take from pid file {file}) is no longer running\n")
+    assert node.run("stop", os.fspath(tmp_path / "nope")).status == 69

@@ -21,7 +21,7 @@ from amqpbroker.cli.ctl.reports import (
     listener_maps,
     section_lines,
 )
-from amqpbroker.cli.ctl.waiting import poll, wanted_node
+from amqpbroker.cli.ctl.waiting import is_alive, poll, read_pid, wanted_node
 
 _NOT_FOUND = 404
 _POLL_S = 0.5
@@ -133,13 +133,32 @@ def _on_node(action: str) -> Callable[[Call], None]:
 
 
 def _stop(call: Call) -> Answer:
+    """Stop it; and if a pid file is given, wait until the process in it is gone."""
+    files = call.arguments
+    process_id = read_pid(files[0]) if files else 0
     try:
         _on_node("stop")(call)
     except ApiUnreachable:
         if not call.options.get("idempotent"):
             raise
         return f"Node {wanted_node(call)} is no longer running"
-    return None
+    if not files:
+        return None
+    if not process_id:
+        raise failed(f"could not read pid from file {files[0]}")
+    if not poll(call, 300, lambda: not is_alive(process_id)):
+        raise ApiTimeout
+    return f"process {process_id} (take from pid file {files[0]}) is no longer running"
+
+
+def _stop_banner(call: Call) -> str:
+    monitored = f"(will monitor pid file {call.arguments[0]}) " if call.arguments else ""
+    return f"Stopping and halting node {wanted_node(call)} {monitored}..."
+
+
+def _post_upgrade(call: Call) -> None:
+    """Spread the queues again."""
+    call.api.post("rebalance", "queues", body={})
 
 
 def _shutdown(call: Call) -> Answer:
@@ -197,10 +216,13 @@ COMMANDS = (
         usage="[--idempotent] [<pidfile>]",
         description="Stops the node",
         section="node_management",
-        details=(("--idempotent", "return success if target node is not running"),),
+        details=(
+            ("<pidfile>", "node PID file path to monitor"),
+            ("--idempotent", "return success if target node is not running"),
+        ),
         most=1,
         switches={"idempotent": bool},
-        banner=lambda call: f"Stopping and halting node {wanted_node(call)} ...",
+        banner=_stop_banner,
     ),
     Command(
         name="shutdown",
@@ -237,6 +259,14 @@ COMMANDS = (
         least=1,
         most=1,
         banner="Setting cluster name to {0} ...",
+    ),
+    Command(
+        name="post_upgrade",
+        run=_post_upgrade,
+        description="Runs post-upgrade tasks",
+        section="upgrade",
+        banner="Executing post upgrade tasks...\nRebalancing queue masters...",
+        tools=(UPGRADE,),
     ),
     Command(
         name="drain",

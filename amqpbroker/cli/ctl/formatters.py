@@ -54,8 +54,7 @@ def _json(listing: Rows, options: Mapping[str, Any]) -> list[str]:
 def _csv(listing: Rows, options: Mapping[str, Any]) -> list[str]:
     if not listing.rows:
         return [] if listing.streamed else ["\r\n\r\n"]
-    header = [listing.rows[0]] if listing.rows else []
-    lines = [list(row) for row in header]
+    lines = [list(listing.rows[0])]
     lines += [[shown(value) for value in row.values()] for row in listing.rows]
     return [",".join(_quoted(text) for text in line) for line in lines]
 

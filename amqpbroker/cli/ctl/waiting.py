@@ -138,13 +138,13 @@ def _wait(call: Call) -> Report:
     if process_id is None:
         (file,) = call.arguments
         steps.append(f"Waiting for pid file '{file}' to appear")
-        if not poll(call, 10, lambda: bool(_read_pid(file))):
+        if not poll(call, 10, lambda: bool(read_pid(file))):
             raise ApiTimeout
-        process_id = _read_pid(file)
+        process_id = read_pid(file)
         steps.append(f"pid is {process_id}")
 
     def is_up() -> bool:
-        if not _is_alive(int(process_id)):
+        if not is_alive(int(process_id)):
             raise CommandFailed(EXIT_SOFTWARE, "Error: process is not running.")
         return bool(call.api.get("overview", columns="node"))
 
@@ -160,7 +160,7 @@ def _wait(call: Call) -> Report:
     return Report([] if call.is_quiet else steps, {"node": node, "result": "ok"})
 
 
-def _read_pid(file: str) -> int:
+def read_pid(file: str) -> int:
     """The number in a pid file; 0 while it is not there."""
     try:
         text = Path(file).read_text().strip()
@@ -171,7 +171,8 @@ def _read_pid(file: str) -> int:
     return int(text or 0)
 
 
-def _is_alive(process_id: int) -> bool:
+def is_alive(process_id: int) -> bool:
+    """Whether there is a process with that number."""
     try:
         os.kill(process_id, 0)
     except ProcessLookupError:

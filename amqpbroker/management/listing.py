@@ -53,13 +53,18 @@ class _Page:
     use_regex: bool
 
     def holds(self, name: str) -> bool:
-        """Whether something with this name is on any page at all."""
-        if self.use_regex:
-            try:
-                return regex.search(self.name, name, regex.I, timeout=_MATCH_S_MAX) is not None
-            except (regex.error, TimeoutError):
-                return False
-        return self.name.lower() in name.lower()
+        """Whether something with this name is on any page at all.
+
+        Raises `Fault` (400) for a pattern that takes too long.
+        """
+        if not self.use_regex:
+            return self.name.lower() in name.lower()
+        try:
+            return regex.search(self.name, name, regex.I, timeout=_MATCH_S_MAX) is not None
+        except regex.error:
+            return False
+        except TimeoutError:
+            raise bad_request("the pattern takes too long") from None
 
 
 class Breather:
@@ -86,7 +91,7 @@ async def listed(listing: Listing, query: Mapping[str, str], clock: Clock) -> As
     is_reversed = query.get("sort_reverse") == "true"
     items: Sequence[Any] = await _in_order(listing.items, listing.key, is_reversed, breather)
     if page is not None:
-        items, about = _cut(items, page, listing)
+        items, about = await _cut(items, page, listing, breather)
         yield encode(about)[:-1] + b',"items":'
     gathered, before = bytearray(), b"["
     for item in items:
@@ -119,13 +124,17 @@ def _page(query: Mapping[str, str]) -> _Page | None:
     return _Page(number, size, query.get("name", ""), query.get("use_regex") == "true")
 
 
-def _cut(
-    items: Sequence[Any], page: _Page, listing: Listing
+async def _cut(
+    items: Sequence[Any], page: _Page, listing: Listing, breather: Breather
 ) -> tuple[Sequence[Any], dict[str, int]]:
     """The items of a page, and what is said about it."""
     held = items
     if page.name:
-        held = [item for item in items if page.holds(listing.key(item)[-1])]
+        held = []
+        for item in items:
+            if page.holds(listing.key(item)[-1]):
+                held.append(item)
+            await breather.breathe()
     start = (page.number - 1) * page.size
     if start > len(held):
         raise Fault(

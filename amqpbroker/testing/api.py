@@ -47,13 +47,14 @@ class Api:
         password: str = "guest",
         host: str = "127.0.0.1",
         headers: dict[str, str] | None = None,
+        root: str = "/api",
     ) -> Answer:
-        """A request for ``path`` behind /api; ``body`` becomes JSON, unless it is octets."""
+        """A request for ``path`` behind ``root``; ``body`` becomes JSON, unless it is octets."""
         data = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body)
         octets = data.encode() if isinstance(data, str) else data
         credentials = base64.b64encode(f"{user}:{password}".encode()).decode()
         sent = {"authorization": f"Basic {credentials}"} if headers is None else headers
-        raw, _, query = f"/api{path}".partition("?")
+        raw, _, query = f"{root}{path}".partition("?")
         scope = {
             "type": "http",
             "method": method,

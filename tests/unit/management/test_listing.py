@@ -106,6 +106,14 @@ async def test_a_page_that_makes_no_sense_is_400(
     assert answer.data == {"error": error, "reason": reason}
 
 
+async def test_a_pattern_that_takes_too_long_is_400(api: Api, broker: Broker) -> None:
+    broker.submit(put(QueueDefinition("/", "a" * 60 + "!")))
+
+    answer = await api.call("GET", "/queues?page=1&use_regex=true&name=%5E(a%7Caa)%2B%24")
+
+    assert (answer.status, answer.data["reason"]) == (400, "the pattern takes too long")
+
+
 async def test_columns_that_overlap_give_the_larger_part(api: Api, some: None) -> None:
     [first, *_] = await api.get("/queues?columns=messages_details,messages_details.rate,name")
 

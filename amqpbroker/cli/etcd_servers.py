@@ -225,7 +225,9 @@ class EtcdServers:
 
     def pause(self, number: int) -> None:
         """Let a member stand still, with all its connections, until `resume`."""
-        self._process(number).send_signal(signal.SIGSTOP)
+        process = self._process(number)
+        process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED)  # Its threads may take a moment.
 
     def resume(self, number: int) -> None:
         """Let a member go on."""

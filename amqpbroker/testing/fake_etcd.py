@@ -10,7 +10,6 @@ import trio
 
 from amqpbroker.testing.world import SimStream, Simulation
 from amqpbroker.world import Stream
-from amqpbroker.world.tls import TrioStream
 
 END = "end"
 """A step: close the connection."""
@@ -69,18 +68,18 @@ class FakeMember:
             listener.close()
 
     async def _serve(self, stream: Stream, number: int) -> None:
-        trio_stream = TrioStream(stream)
         http = h11.Connection(h11.SERVER)
         try:
             while True:
-                request = await self._next_request(http, trio_stream, number)
+                request = await self._next_request(http, stream, number)
                 if request is None:
                     break
                 self.requests.append(request)
                 for step in self.answers.pop(0) if self.answers else [float("inf")]:
                     match step:
                         case bytes():
-                            await trio_stream.send_all(step)
+                            while step := step[stream.send_nowait(step) :]:
+                                await stream.wait_writable()
                         case "end":
                             return
                         case "cut":
@@ -90,20 +89,20 @@ class FakeMember:
                         case float():
                             await trio.sleep(step)
                 http = h11.Connection(h11.SERVER)
-        except trio.BrokenResourceError:
+        except OSError:
             pass  # The client has lost its patience.
         finally:
             stream.close()
 
     async def _next_request(
-        self, http: h11.Connection, stream: TrioStream, number: int
+        self, http: h11.Connection, stream: Stream, number: int
     ) -> Request | None:
         head: h11.Request | None = None
         body = b""
         while True:
             event = http.next_event()
             if event is h11.NEED_DATA:
-                data = await stream.receive_some()
+                data = await stream.receive_some(65536)
                 if not data:
                     return None
                 http.receive_data(data)

@@ -1,66 +1,13 @@
-"""TLS over any `Stream`: by trio's own hand, or as a `Stream` again."""
+"""TLS over any `Stream`, as a `Stream` again."""
 
 import ssl
-from typing import NoReturn
 
 import trio
 
 from amqpbroker.world.contracts import Listener, Network, Stream
 
-_RECEIVE_BYTES_MAX = 64 * 1024
 _RECORD_BYTES = 16 * 1024
 """What TLS puts into one record, at most."""
-
-
-class TrioStream(trio.abc.Stream):
-    """A `Stream` as trio has them; what breaks it is a `trio.BrokenResourceError`."""
-
-    def __init__(self, stream: Stream) -> None:
-        self._stream = stream
-
-    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        rest = memoryview(data)
-        try:
-            while True:
-                rest = rest[self._stream.send_nowait(rest) :]
-                if not rest:
-                    break
-                await self._stream.wait_writable()
-        except OSError as error:
-            _broken(error)
-        await trio.lowlevel.checkpoint()
-
-    async def wait_send_all_might_not_block(self) -> None:
-        try:
-            await self._stream.wait_writable()
-        except OSError as error:
-            _broken(error)
-
-    async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        try:
-            return await self._stream.receive_some(max_bytes or _RECEIVE_BYTES_MAX)
-        except OSError as error:
-            _broken(error)
-
-    async def aclose(self) -> None:
-        self._stream.close()
-        await trio.lowlevel.checkpoint()
-
-
-def _broken(error: OSError) -> NoReturn:
-    raise trio.BrokenResourceError(str(error)) from error
-
-
-async def tls_client(stream: Stream, context: ssl.SSLContext, host: str) -> trio.abc.Stream:
-    """Begin TLS with the server at the other end, which must prove that it is ``host``.
-
-    Raises `trio.BrokenResourceError` when it does not, or the stream is lost.
-    """
-    secured = trio.SSLStream(
-        TrioStream(stream), context, server_hostname=host, https_compatible=True
-    )
-    await secured.do_handshake()
-    return secured
 
 
 def client_context(ca: str | None, cert: str | None, key: str | None) -> ssl.SSLContext:
@@ -88,6 +35,18 @@ def node_contexts(ca: str, cert: str, key: str) -> tuple[ssl.SSLContext, ssl.SSL
     return client, server
 
 
+async def connect_tls(network: Network, host: str, port: int, context: ssl.SSLContext) -> Stream:
+    """Connect to a listener that must prove that it is ``host``. Raises `OSError`."""
+    under = await network.connect(host, port)
+    stream = _TlsStream(under, context, host)
+    try:
+        await stream.agree()
+    except BaseException:
+        under.close()
+        raise
+    return stream
+
+
 class TlsNetwork(Network):
     """A network whose every stream is under TLS.
 
@@ -104,14 +63,7 @@ class TlsNetwork(Network):
         return _TlsListener(await self._network.listen(host, port), self._server)
 
     async def connect(self, host: str, port: int) -> Stream:
-        under = await self._network.connect(host, port)
-        stream = _TlsStream(under, self._client, host)
-        try:
-            await stream.agree()
-        except BaseException:
-            under.close()
-            raise
-        return stream
+        return await connect_tls(self._network, host, port, self._client)
 
 
 class _TlsListener(Listener):

@@ -12,7 +12,7 @@ import trio
 
 from amqpbroker.errors import ConfigError
 from amqpbroker.world import Network, Stream
-from amqpbroker.world.tls import TrioStream, tls_client
+from amqpbroker.world.tls import connect_tls
 
 _RECEIVE_BYTES_MAX = 256 * 1024
 _IDLE_S_MAX = 30
@@ -40,10 +40,9 @@ class Response:
 class HttpConnection:
     """One connection; requests on it follow one another."""
 
-    def __init__(self, stream: Stream, secured: trio.abc.Stream | None, host: str) -> None:
+    def __init__(self, stream: Stream, host: str) -> None:
         self.idle_since_s = 0.0
         self._stream = stream
-        self._trio_stream = TrioStream(stream) if secured is None else secured
         self._host = host
         self._http = h11.Connection(h11.CLIENT)
 
@@ -68,10 +67,12 @@ class HttpConnection:
         if body:
             data.append(self._http.send(h11.Data(data=body)))
         data.append(self._http.send(h11.EndOfMessage()))
+        rest = memoryview(b"".join(part for part in data if part))
         try:
-            await self._trio_stream.send_all(b"".join(part for part in data if part))
-        except trio.BrokenResourceError as error:
-            raise Unanswered(f"the connection was lost: {error.__cause__ or error}") from error
+            while rest := rest[self._stream.send_nowait(rest) :]:
+                await self._stream.wait_writable()
+        except OSError as error:
+            raise Unanswered(f"the connection was lost: {error}") from error
         while True:
             event = await self._next_event()
             if isinstance(event, h11.Response):
@@ -95,12 +96,11 @@ class HttpConnection:
                 event = self._http.next_event()
                 if isinstance(event, h11.Event):
                     return event
-                data = await self._trio_stream.receive_some(_RECEIVE_BYTES_MAX)
-                self._http.receive_data(bytes(data))
+                self._http.receive_data(await self._stream.receive_some(_RECEIVE_BYTES_MAX))
             except h11.RemoteProtocolError as error:
                 raise Unanswered(f"this is no HTTP, or not all of it: {error}") from error
-            except trio.BrokenResourceError as error:
-                raise Unanswered(f"the connection was lost: {error.__cause__ or error}") from error
+            except OSError as error:
+                raise Unanswered(f"the connection was lost: {error}") from error
 
     def close(self) -> None:
         """End it at once. Twice is harmless."""
@@ -130,21 +130,16 @@ class Endpoint:
 
     async def connect(self, until_s: float) -> HttpConnection:
         """A new connection. Raises `NotSent`, at ``until_s`` (trio's time) at the latest."""
-        stream: Stream | None = None
-        connection: HttpConnection | None = None
+        network, host, port = self._network, self._host, self._port
         try:
             with trio.move_on_at(until_s):
-                stream = await self._network.connect(self._host, self._port)
-                secured = None
-                if self._tls is not None:
-                    secured = await tls_client(stream, self._tls, self._host)
-                connection = HttpConnection(stream, secured, self._netloc)
-                return connection
-        except (OSError, trio.BrokenResourceError) as error:
-            raise NotSent(f"{self.url}: {error.__cause__ or error}") from error
-        finally:
-            if connection is None and stream is not None:
-                stream.close()
+                if self._tls is None:
+                    stream = await network.connect(host, port)
+                else:
+                    stream = await connect_tls(network, host, port, self._tls)
+                return HttpConnection(stream, self._netloc)
+        except OSError as error:
+            raise NotSent(f"{self.url}: {error}") from error
         raise NotSent(f"{self.url}: no connection in time")
 
     async def request(

@@ -16,6 +16,7 @@ import trio
 from amqpbroker import __version__
 from amqpbroker.cli.check_data import check_data
 from amqpbroker.cli.ctl.command import TOOLS
+from amqpbroker.cli.local_cluster import NODES_MAX, LocalCluster, NodePorts
 from amqpbroker.errors import ConfigError, DataError, DiskFailure
 from amqpbroker.server.collector import collect_when_idle
 from amqpbroker.server.config import Config, load_config
@@ -83,7 +84,7 @@ def cli() -> None:
     metavar="HOST:PORT",
     help="Where other nodes of the cluster connect to.  [default: 127.0.0.1:25672]",
 )
-@click.option("--advertise", metavar="HOST", help="Where they find this host.")
+@click.option("--advertise", metavar="HOST[:PORT]", help="Where they find this host.")
 @click.option(
     "--join-discarding-definitions",
     is_flag=True,
@@ -143,6 +144,41 @@ def _raise_file_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     except (OSError, ValueError):
         log.info("the limit of open files could not be raised to %d", most)
+
+
+@cli.command()
+@click.option("--nodes", default=3, show_default=True, type=click.IntRange(1, NODES_MAX))
+@click.option(
+    "--base-port",
+    default=5672,
+    show_default=True,
+    type=click.IntRange(1, 45_000),
+    help="The first node's for AMQP; the others have those behind it, and HTTP 10000 above.",
+)
+@click.option("--etcd-members", default="1", show_default=True, type=click.Choice(["1", "3"]))
+@click.option(
+    "--data-dir",
+    metavar="DIR",
+    default="amqpbroker-data/cluster",
+    show_default=True,
+    type=click.Path(path_type=Path, file_okay=False),
+)
+def cluster(nodes: int, base_port: int, etcd_members: str, data_dir: Path) -> None:
+    """Run a cluster on this machine until SIGTERM or ctrl-C, with an etcd of its own.
+
+    To try things out: what one machine loses, such a cluster loses.
+    """
+    signals: list[int] = []
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, _: signals.append(number))
+    ports = [NodePorts.from_base(base_port, number) for number in range(nodes)]
+    with LocalCluster(data_dir, ports, etcd_members=int(etcd_members)) as running:
+        if running.executable.is_development:
+            click.echo("development etcd, not for data you keep")
+        for node in running.nodes:
+            click.echo(f"{node.name}: amqp={node.url} http={node.http_url}")
+        click.echo(f"amqpbroker cluster ready: {running.file} says where everything is")
+        running.watch(lambda line: click.echo(line, err=True), lambda: bool(signals))
 
 
 @cli.command(context_settings={"ignore_unknown_options": True}, add_help_option=False)

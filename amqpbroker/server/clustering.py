@@ -109,7 +109,7 @@ class Clustering:
         await self.membership.announce(
             Member(
                 0,
-                link=_address(config.host, listener.address[1]),
+                link=_address(*config.link_address(listener.address[1])),
                 amqp=_address(config.host, amqp_port),
                 v=__version__,
                 started=self._world.clock.wall_ms(),

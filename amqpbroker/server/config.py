@@ -152,7 +152,7 @@ class Config:
     )
     """Where the other nodes of the cluster connect to."""
     advertise: str = attrs.field(default="", validator=_any_text)
-    """The host under which others reach this one; empty: the one that it listens at."""
+    """The host, or HOST:PORT, where others reach this one; empty: where it listens."""
     queue_leader_locator: str = attrs.field(default="", validator=_locator)
     """Where new queues come to be; empty: where they are declared (client-local)."""
     queue_master_locator: str = attrs.field(default="", validator=_locator)
@@ -191,10 +191,22 @@ class Config:
 
     @property
     def host(self) -> str:
-        """The host under which other nodes reach this one."""
+        """The host under which other nodes, and their clients, reach this one."""
+        return self._advertised()[0]
+
+    def link_address(self, listened: int) -> tuple[str, int]:
+        """Where other nodes reach this one, which has ``listened`` for them at that port."""
+        host, port = self._advertised()
+        return host, port or listened
+
+    def _advertised(self) -> tuple[str, int]:
+        """The host and the port (0: not said) that others are told."""
+        host, _, port = self.advertise.rpartition(":")
+        if host and port.isdecimal() and (":" not in host or host.endswith("]")):
+            return host.removeprefix("[").removesuffix("]"), int(port)
         listened = self.link[0]
         is_any = listened in ("0.0.0.0", "::")  # noqa: S104 - it is asked, not bound
-        return self.advertise or (self.name.partition("@")[2] if is_any else listened)
+        return self.advertise or (self.name.partition("@")[2] if is_any else listened), 0
 
 
 _SERVED = {"http": "127.0.0.1:15672", "metrics": "127.0.0.1:15692"}

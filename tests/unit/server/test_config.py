@@ -200,6 +200,10 @@ def test_others_find_a_node_where_it_listens_or_says() -> None:
     assert Config(link="10.0.0.1:25672").host == "10.0.0.1"
     assert Config(link="0.0.0.0:25672", name="rabbit@a").host == "a"
     assert Config(link="10.0.0.1:25672", advertise="a.example").host == "a.example"
+    assert Config(advertise="a.example").link_address(1) == ("a.example", 1)
+    assert Config(advertise="a.example:2").link_address(1) == ("a.example", 2)
+    assert Config(advertise="[::1]:2").link_address(1) == ("::1", 2)
+    assert Config(advertise="::1").link_address(1) == ("::1", 1)
 
 
 def test_locators_are_known_words() -> None:

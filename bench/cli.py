@@ -43,7 +43,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--repeat", type=int, metavar="N", help="runs of each scenario and broker (default 5)")
     add("--seconds", type=float, metavar="S", help="measured time of a run (default 5)")
     add("--window", type=int, metavar="N", help="messages in flight, at most (default 5000)")
-    add("--url", action="append", default=[], metavar="[NAME=]URL", help="a running broker, too")
+    add(
+        "--url",
+        action="append",
+        default=[],
+        metavar="[NAME=]URL[,URL]",
+        help="a running broker, too",
+    )
     add("--only-urls", action="store_true", help="leave our own broker out")
     add("--pid", action="append", default=[], metavar="NAME=PID", help="for memory figures")
     add("--data-dir", type=Path, default=Path(), metavar="DIR", help="a real disk, for ours (here)")
@@ -90,7 +96,7 @@ def _subjects(arguments: argparse.Namespace) -> list[Subject]:
         raise UsageError(f"--data-dir {arguments.data_dir} is no folder")
     if arguments.only_urls and not targets:
         raise UsageError("--only-urls needs a --url")
-    others = [RunningBroker(url, name) for name, url in targets]
+    others = [RunningBroker(url, name, holder) for name, url, holder in targets]
     for other in others:
         other.pid = pids.pop(other.name, None)
     if pids:

@@ -269,12 +269,14 @@ class Load:
 
 
 @contextmanager
-def stage(url: Url, workload: Workload) -> Iterator[tuple[Client, Client, Client]]:
+def stage(
+    url: Url, workload: Workload, holder: Url | None = None
+) -> Iterator[tuple[Client, Client, Client]]:
     """Director, publisher and consumer, with all that ``workload`` declares; cleans up after.
 
-    Nothing is consumed yet.
+    The director is connected to ``holder``, if there is one. Nothing is consumed yet.
     """
-    with Client(url) as director:
+    with Client(holder or url) as director:
         director.open_channel()
         clear(director, workload)
         prepare(director, workload)
@@ -299,13 +301,18 @@ def consume(consumer: Client, workload: Workload) -> None:
 
 
 def measure(
-    url: Url, workload: Workload, warm_up_s: float, seconds: float, window: int
+    url: Url,
+    workload: Workload,
+    warm_up_s: float,
+    seconds: float,
+    window: int,
+    holder: Url | None = None,
 ) -> Throughput:
     """Set the stage for ``workload``, run it once, clean up.
 
-    Raises `BrokerError` and `Mismatch`.
+    What is declared comes to be on ``holder``, if it is given. Raises `BrokerError` and `Mismatch`.
     """
-    with stage(url, workload) as (director, publisher, consumer):
+    with stage(url, workload, holder) as (director, publisher, consumer):
         consume(consumer, workload)
         result = Load(publisher, consumer, workload, window).run(warm_up_s, seconds)
         _nothing_left(director, consumer, workload)

@@ -81,13 +81,13 @@ def run_all(
             if scenario.workload is not None:
                 announce(f"{scenario.name}: the generator itself")
                 with running_sink(scenario.workload) as url:
-                    values = scenario.measure(Broker(url), options)
+                    values = scenario.measure(Broker(url, holder=url), options)
                 yield Run(scenario.name, CEILING, turn, values)
 
 
 def _run(scenario: Scenario, subject: Subject, options: Options, turn: int) -> Run:
     try:
-        with subject.broker(scenario.durable) as broker:
+        with subject.broker(scenario.durable, scenario.clustered) as broker:
             values = scenario.measure(broker, options)
     except (BrokerError, Mismatch) as error:
         return Run(scenario.name, subject.name, turn, failure=str(error))

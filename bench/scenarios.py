@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from . import durable, figures
+from .figures import NotApplicable
 from .load import measure
 from .subjects import Broker
 from .workload import ACK_EVERY, Workload
@@ -54,17 +55,28 @@ class Scenario:
     """What the sink answers to; None if the generator cannot be what limits it."""
     durable: bool = False
     """Whether our broker has a data directory; else it keeps everything in memory."""
+    clustered: bool = False
+    """Whether the broker is one of two nodes, and the other has the queues."""
     repeated: bool = True
     """False where a second run in the same broker would measure what the first has left."""
 
 
-def _throughput(workload: Workload) -> Scenario:
+def _throughput(workload: Workload, clustered: bool = False) -> Scenario:
     def run(broker: Broker, options: Options) -> tuple[float, ...]:
-        result = measure(broker.url, workload, options.warm_up_s, options.seconds, options.window)
+        if clustered and broker.holder is None:
+            raise NotApplicable("it needs a second node: --url NAME=URL,URL-OF-ANOTHER-NODE")
+        result = measure(
+            broker.url,
+            workload,
+            options.warm_up_s,
+            options.seconds,
+            options.window,
+            broker.holder if clustered else None,
+        )
         return (result.rate,)
 
     title = Figure(workload.title, "msg/s")
-    return Scenario(workload.name, (title,), run, workload, workload.durable)
+    return Scenario(workload.name, (title,), run, workload, workload.durable, clustered)
 
 
 def _backlog(workload: Workload, count: int, repeated: bool = True) -> Scenario:
@@ -128,11 +140,22 @@ PERSISTENT = Workload(
     confirms=True,
     durable=True,
 )
+PROXIED = Workload(
+    "proxied", "16 B, confirms and acks, through another node", acks="multiple", confirms=True
+)
+PROXIED_PERSISTENT = Workload(
+    "proxied-persistent",
+    "1 KiB persistent, through another node",
+    body_bytes=(1024,),
+    acks="multiple",
+    confirms=True,
+    durable=True,
+)
 BACKLOG = Workload(
     "backlog", "1 M × 1 KiB persistent", body_bytes=(1024,), confirms=True, durable=True
 )
 SMALL_BACKLOG = Workload("small-backlog", "10 M × 16 B persistent", confirms=True, durable=True)
-WITH_SINK = (*THROUGHPUT, PERSISTENT, BACKLOG, SMALL_BACKLOG)
+WITH_SINK = (*THROUGHPUT, PERSISTENT, PROXIED, PROXIED_PERSISTENT, BACKLOG, SMALL_BACKLOG)
 """What a sink can answer to."""
 
 SCENARIOS = (
@@ -180,6 +203,8 @@ SCENARIOS = (
     ),
     Scenario("start", (Figure("start", "s"),), lambda broker, options: figures.start(broker)),
     _throughput(PERSISTENT),
+    _throughput(PROXIED, clustered=True),
+    _throughput(PROXIED_PERSISTENT, clustered=True),
     Scenario(
         "persistent-latency",
         (

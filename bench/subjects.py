@@ -8,9 +8,12 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Protocol
+
+from amqpbroker.cli.etcd_servers import EtcdServers, find_etcd, free_ports
+from amqpbroker.errors import ConfigError
 
 from .client import BrokerError, Client, Url
 
@@ -36,6 +39,8 @@ class Broker:
 
     Returns the seconds that ending took, and the broker, which may be somewhere else now.
     """
+    holder: Url | None = None
+    """Another node of the same cluster; None if none is known."""
 
 
 class Subject(Protocol):
@@ -45,8 +50,10 @@ class Subject(Protocol):
     product: str
     version: str
 
-    def broker(self, durable: bool = False) -> AbstractContextManager[Broker]:
-        """The broker for one run; if it is to be ``durable``, on a disk."""
+    def broker(
+        self, durable: bool = False, clustered: bool = False
+    ) -> AbstractContextManager[Broker]:
+        """The broker for one run: if it is to be ``durable``, on a disk; or a node of several."""
 
 
 class OwnNode:
@@ -122,11 +129,16 @@ class OwnBroker:
         self.version = str(properties.get("amqpbroker_version", properties.get("version", "")))
 
     @contextmanager
-    def broker(self, durable: bool = False) -> Iterator[Broker]:
+    def broker(self, durable: bool = False, clustered: bool = False) -> Iterator[Broker]:
         """Start a broker on a free port; end it with SIGTERM.
 
-        In memory, or ``durable`` on a data directory that is deleted afterwards.
+        In memory, or ``durable`` on a data directory that is deleted afterwards; or two nodes and
+        an etcd, if it is to be ``clustered``.
         """
+        if clustered:
+            with self._cluster() as broker:
+                yield broker
+            return
         with ExitStack() as stack:
             where = ["--memory"]
             if durable:
@@ -138,6 +150,29 @@ class OwnBroker:
                 yield node.start()
             except BrokerError as error:
                 raise BrokerError(f"{error}{node.fate()}{_last_line(log)}") from error
+
+    @contextmanager
+    def _cluster(self) -> Iterator[Broker]:
+        with ExitStack() as stack:
+            kept = tempfile.TemporaryDirectory(prefix="bench-data-", dir=self._data_dir)
+            folder = Path(stack.enter_context(kept))
+            try:
+                etcd = EtcdServers(find_etcd(), folder / "etcd", free_ports(1))
+                urls = stack.enter_context(etcd).urls
+            except ConfigError as error:
+                raise BrokerError(str(error)) from error
+            log = stack.enter_context(tempfile.TemporaryFile())
+            nodes = []
+            for name in ("rabbit1@localhost", "rabbit2@localhost"):
+                where = ["--name", name, "--data-dir", str(folder / name)]
+                where += ["--cluster", ",".join(urls), "--link", "127.0.0.1:0"]
+                nodes.append(stack.enter_context(OwnNode(where, log)))
+            try:
+                holder, broker = [node.start() for node in nodes]
+                yield replace(broker, holder=holder.url, restart=None)
+            except BrokerError as error:
+                fates = "".join(node.fate() for node in nodes)
+                raise BrokerError(f"{error}{fates}{_last_line(log)}") from error
 
 
 def ready_url(line: str) -> Url:
@@ -151,8 +186,9 @@ def ready_url(line: str) -> Url:
 class RunningBroker:
     """A broker that somebody else has started."""
 
-    def __init__(self, url: Url, name: str | None = None) -> None:
+    def __init__(self, url: Url, name: str | None = None, holder: Url | None = None) -> None:
         self._url = url
+        self._holder = holder
         self.pid: int | None = None
         with Client(url) as client:
             properties = client.server_properties
@@ -161,17 +197,18 @@ class RunningBroker:
         self.name = name or self.product
 
     @contextmanager
-    def broker(self, durable: bool = False) -> Iterator[Broker]:
+    def broker(self, durable: bool = False, clustered: bool = False) -> Iterator[Broker]:
         """The broker as it is; all of these are taken to be durable."""
-        yield Broker(self._url, self.pid)
+        yield Broker(self._url, self.pid, holder=self._holder)
 
 
-def parse_target(text: str) -> tuple[str | None, Url]:
-    """Read ``[NAME=]amqp://…``. Raises `ValueError`."""
-    name, equals, url = text.partition("=")
-    if equals and "://" not in name:
-        return name or None, Url.parse(url)
-    return None, Url.parse(text)
+def parse_target(text: str) -> tuple[str | None, Url, Url | None]:
+    """Read ``[NAME=]amqp://…[,amqp://…]``: the second is another node. Raises `ValueError`."""
+    name, equals, urls = text.partition("=")
+    if not equals or "://" in name:
+        name, urls = "", text
+    first, comma, second = urls.partition(",")
+    return name or None, Url.parse(first), Url.parse(second) if comma else None
 
 
 def resident_bytes(pid: int) -> int:

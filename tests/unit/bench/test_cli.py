@@ -35,8 +35,13 @@ def test_a_url_is_shown_without_the_password():
 
 
 def test_a_target_may_have_a_name():
-    assert parse_target("rabbit=amqp://h") == ("rabbit", Url("h"))
-    assert parse_target("amqp://h/a=b") == (None, Url("h", vhost="a=b"))
+    assert parse_target("rabbit=amqp://h") == ("rabbit", Url("h"), None)
+    assert parse_target("amqp://h/a=b") == (None, Url("h", vhost="a=b"), None)
+
+
+def test_a_target_may_have_a_second_node() -> None:
+    assert parse_target("rabbit=amqp://h,amqp://i") == ("rabbit", Url("h"), Url("i"))
+    assert parse_target("amqp://h,amqp://i") == (None, Url("h"), Url("i"))
 
 
 def test_the_ready_line_says_where_the_broker_is():

@@ -23,7 +23,7 @@ class Fake:
         self.name, self.port = name, port
 
     @contextmanager
-    def broker(self, durable: bool = False) -> Iterator[Broker]:
+    def broker(self, durable: bool = False, clustered: bool = False) -> Iterator[Broker]:
         self.was_durable = durable
         yield Broker(Url("localhost", self.port))
 

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from amqpbroker.broker.turn import Turn
-from amqpbroker.cluster.remote import RemoteQueue, RemoteQueues
+from amqpbroker.cluster.remote import RemoteQueues
+from amqpbroker.cluster.remote_queue import RemoteQueue
 from amqpbroker.cluster.serving import Serving
 from amqpbroker.definitions import QueueDefinition
 from amqpbroker.message import Origin

@@ -5,7 +5,7 @@ import random
 import pytest
 
 from amqpbroker.cluster import queue_frames as frames
-from amqpbroker.cluster.serving import IndexSet
+from amqpbroker.cluster.index_set import IndexSet
 from amqpbroker.cluster.wire import Link
 from amqpbroker.definitions import QueueDefinition
 from amqpbroker.errors import InternalError, LinkFault, NotFound

@@ -1,0 +1,282 @@
+"""What a stream from another node has to do with the queues here.
+
+A `ServedStream` has an `Attachment` for each queue that the other node speaks of: what it has
+published, and has to be told of; what it was given, and has not settled. Its consumers are
+`LinkConsumer`s.
+"""
+
+from collections.abc import Callable
+from itertools import groupby
+from typing import Any, Protocol
+
+import attrs
+
+from amqpbroker.cluster import queue_frames as frames
+from amqpbroker.cluster.index_set import IndexSet
+from amqpbroker.cluster.wire import OUTBOX_BYTES_HIGH, Link
+from amqpbroker.errors import LinkFault
+from amqpbroker.message import Batch
+from amqpbroker.queues.queue import Consumer, Outcome, Queue
+
+
+class Turns(Protocol):
+    """What serving asks of the turns of its node."""
+
+    def confirm(self, window: Any) -> None:
+        """Call ``window.advance()`` at the end of the turn."""
+
+    def resume(self, worker: Any) -> None:
+        """Call ``worker.work_off(work_max)`` when there is time."""
+
+
+@attrs.define(eq=False)
+class _Purse:
+    """What several consumers of another node may be sent together."""
+
+    number: int
+    limit: int = 0
+    sent: int = 0
+    consumers: dict["LinkConsumer", None] = attrs.Factory(dict)
+
+
+class LinkConsumer(Consumer):
+    """A consumer on another node: it is sent as many messages and octets as that allows."""
+
+    def __init__(self, attachment: "Attachment", asked: frames.Consume) -> None:
+        self.no_ack = asked.no_ack
+        self.exclusive = asked.exclusive
+        self.priority = asked.priority
+        self.number = asked.consumer
+        self.attachment = attachment
+        self._purse: _Purse | None = None
+        self._limit = frames.Limit(0, 0, 0, 0)
+        self._sent = 0
+        self._sent_bytes = 0
+        self._is_parked = False
+        self.allow(frames.Limit(*asked.limit))
+
+    @property
+    def purse(self) -> "_Purse | None":
+        return self._purse
+
+    @property
+    def credit(self) -> int:
+        limit = self._limit
+        if (
+            self._sent_bytes >= limit.octets
+            or self.attachment.stream.link.outbox_bytes > OUTBOX_BYTES_HIGH
+        ):
+            return 0
+        credit = limit.messages - self._sent
+        purse = self._purse
+        return credit if purse is None else min(credit, purse.limit - purse.sent)
+
+    def allow(self, limit: frames.Limit) -> None:
+        """So much it, and all who share its purse, may be sent in all."""
+        self._limit = limit
+        if limit.purse != (0 if self._purse is None else self._purse.number):
+            self.drop_purse()
+            if limit.purse:
+                self._purse = self.attachment.stream.purse(limit.purse)
+                self._purse.consumers[self] = None
+        if self._purse is None:
+            self.resume()
+        else:
+            self._purse.limit = limit.purse_messages
+            for consumer in list(self._purse.consumers):
+                consumer.resume()
+
+    def drop_purse(self) -> None:
+        """Share credit with nobody any more."""
+        purse, self._purse = self._purse, None
+        if purse is not None:
+            del purse.consumers[self]
+            if not purse.consumers:
+                del self.attachment.stream.purses[purse.number]
+
+    def resume(self) -> None:
+        """Go on if there is credit, and the queue has passed it over."""
+        if not self._is_parked:
+            return
+        queue = self.attachment.queue
+        if queue is not None and self.credit > 0:
+            self._is_parked = False
+            queue.resume(self)
+        else:
+            self.park()  # Perhaps for another reason than before.
+
+    def deliver(self, queue: Queue, indexes: range, batch: Batch, redelivered: bool) -> None:
+        attachment = self.attachment
+        self._sent += len(indexes)
+        self._sent_bytes += sum(map(len, batch.raws))
+        if not self.no_ack:
+            attachment.held.add(indexes)
+        account = 0
+        if self._purse is not None:
+            account = self._purse.number
+            self._purse.sent += len(indexes)
+            del self._purse.consumers[self]  # Next time, the others come first.
+            self._purse.consumers[self] = None
+        attachment.stream.send(
+            frames.DELIVER,
+            frames.encode_deliver(self.number, account, indexes, batch, redelivered),
+        )
+
+    def park(self) -> None:
+        self._is_parked = True
+        attachment = self.attachment
+        if attachment.stream.link.outbox_bytes > OUTBOX_BYTES_HIGH:
+            attachment.stream.congested[self] = None
+
+    def cancelled(self) -> None:
+        self.attachment.consumers.pop(self, None)
+        self.attachment.stream.forget(self)
+
+
+class Attachment:
+    """What one stream has to do with one queue: ``queue`` is None if it is not here (yet)."""
+
+    def __init__(self, stream: "ServedStream", queue_id: int) -> None:
+        self.stream = stream
+        self.queue_id = queue_id
+        self.queue: Queue | None = None
+        self.held = IndexSet()
+        """What was delivered, and is not settled."""
+        self.consumers: dict[LinkConsumer, None] = {}
+        self._received = 0
+        self._told = 0
+        self._uncommitted: list[tuple[int, int]] = []
+        """Runs of messages: how many had been received with them, and the index behind them."""
+        self._refused: list[range] = []
+
+    def publish(self, ttl_ms: int | None, first: int, batch: Batch) -> None:
+        """Messages have come. Raises `LinkFault` if some before them have not."""
+        if first != self._received:
+            raise LinkFault(f"queue {self.queue_id}: messages are missing before the {first}th")
+        queue = self.queue
+        origins, raws = batch.origins, batch.raws
+        if queue is None:
+            self._received += len(raws)
+            self._refused.append(range(first, self._received))
+        elif origins.count(origins[0]) == len(origins) and ttl_ms is None:
+            self._received += len(raws)
+            self._uncommitted.append((self._received, queue.publish(origins[0], raws)))
+        else:
+            start = 0
+            for same, run in groupby(origins):
+                origin = same
+                stop = start + len(list(run))
+                self._received += stop - start
+                if ttl_ms is not None:
+                    origin = attrs.evolve(origin, ttl_ms=ttl_ms)
+                end = queue.publish(origin, raws[start:stop])
+                self._uncommitted.append((self._received, end))
+                start = stop
+        self.stream.turns.confirm(self)
+
+    def _committed(self) -> None:
+        self.stream.turns.confirm(self)
+
+    def advance(self) -> None:
+        """Tell how many messages are committed by now."""
+        queue, uncommitted = self.queue, self._uncommitted
+        count = self._received
+        if queue is not None and uncommitted:
+            committed = queue.committed
+            done = 0
+            while done < len(uncommitted) and uncommitted[done][1] <= committed:
+                done += 1
+            if done < len(uncommitted):
+                queue.when_committed(self._committed)
+                received, end = uncommitted[done]
+                before = uncommitted[done - 1][0] if done else self._told
+                count = max(before, received - (end - committed))
+            del uncommitted[:done]
+        if count > self._told:
+            refused, self._refused = self._refused, []
+            self._told = count
+            self.stream.send(
+                frames.COMMITTED, frames.encode_committed(self.queue_id, count, refused)
+            )
+
+    def settle(self, run: range, outcome: Outcome) -> None:
+        """Note what became of messages. Raises `LinkFault` if the other node does not have them."""
+        if not self.held.remove(run):
+            raise LinkFault(f"queue {self.queue_id}: what was settled was not delivered")
+        if self.queue is not None:
+            self.queue.settle(run, outcome)
+
+    def end(self) -> None:
+        """The other node is gone: its consumers leave, and what it had waits again."""
+        consumers, self.consumers = self.consumers, {}
+        for consumer in consumers:
+            self.stream.forget(consumer)
+            if self.queue is not None:
+                self.queue.cancel(consumer)
+        self.stream.turns.resume(self)
+
+    def work_off(self, work_max: int) -> int:
+        """Have some of what the other node had wait again; the work it was."""
+        work = 0
+        while work < work_max and (runs := self.held.take()):
+            for run in runs:
+                if self.queue is not None:
+                    self.queue.settle(run, Outcome.REQUEUE)
+            work += len(runs)
+        if work >= work_max:
+            self.stream.turns.resume(self)
+        return work
+
+
+class ServedStream:
+    """What another node has to do with queues here, on one stream."""
+
+    def __init__(self, link: Link, turns: Turns, find: Callable[[int], Queue | None]) -> None:
+        self.link = link
+        self.turns = turns
+        self.attachments: dict[int, Attachment] = {}
+        self.consumers: dict[int, LinkConsumer] = {}
+        self.congested: dict[LinkConsumer, None] = {}
+        """Consumers that wait for room on the stream."""
+        self.purses: dict[int, _Purse] = {}
+        self.known: frames.Origins = {}
+        self._find = find
+        self._is_over = False
+
+    def send(self, kind: int, pieces: list[bytes]) -> None:
+        """Send a frame, unless the stream is broken."""
+        if not self._is_over:
+            self.link.send(kind, pieces)
+
+    def end(self) -> None:
+        """The stream is broken."""
+        self._is_over = True
+        for attachment in self.attachments.values():
+            attachment.end()
+
+    def attachment(self, queue_id: int) -> Attachment:
+        """What it has to do with a queue, which is looked for if it was not here."""
+        attachment = self.attachments.get(queue_id)
+        if attachment is None:
+            attachment = self.attachments[queue_id] = Attachment(self, queue_id)
+        if attachment.queue is None:
+            attachment.queue = self._find(queue_id)
+        return attachment
+
+    def queue(self, queue_id: int) -> Queue | None:
+        """A queue, if it is here, and not deleted."""
+        queue = self.attachment(queue_id).queue
+        return None if queue is None or queue.version else queue
+
+    def purse(self, number: int) -> _Purse:
+        """What consumers share, who say that it has this number."""
+        purse = self.purses.get(number)
+        if purse is None:
+            purse = self.purses[number] = _Purse(number)
+        return purse
+
+    def forget(self, consumer: LinkConsumer) -> None:
+        """A consumer is gone."""
+        consumer.drop_purse()
+        self.consumers.pop(consumer.number, None)
+        self.congested.pop(consumer, None)

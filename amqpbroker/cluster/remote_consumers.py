@@ -1,0 +1,119 @@
+"""Consumers of queues on other nodes: how much each may be sent.
+
+The node that holds a queue, its holder, is told of limits that count from the beginning: so many
+messages and octets in all. So a limit may be told twice, or late, and never allows too much.
+"""
+
+from typing import TYPE_CHECKING
+
+import attrs
+
+from amqpbroker.cluster.queue_frames import Limit
+from amqpbroker.message import Batch
+from amqpbroker.queues.queue import Consumer, Pending
+
+if TYPE_CHECKING:
+    from amqpbroker.cluster.remote_queue import RemoteQueue
+
+WINDOW_MESSAGES = 8192
+"""What may be on its way to a consumer that has no limit of its own."""
+WINDOW_BYTES = 512 * 1024
+
+
+@attrs.define(eq=False)
+class Purse:
+    """What consumers have their credit from who share it, and what has come on account of it."""
+
+    key: object
+    number: int
+    taken: int = 0
+    limit: int = 0
+    members: dict["Member", None] = attrs.Factory(dict)
+
+
+@attrs.define(eq=False)
+class Member:
+    """A consumer as its queue's holder knows it, by number.
+
+    ``taken`` messages and octets have come for it; ``limit`` is what the holder may send in all.
+    """
+
+    number: int
+    queue: "RemoteQueue"
+    consumer: Consumer | None
+    """None: it takes nothing any more."""
+    no_ack: bool
+    is_added: bool = False
+    leaving: Pending[None] | None = None
+    taken: int = 0
+    taken_bytes: int = 0
+    limit: int = 0
+    limit_bytes: int = 0
+    purse: Purse | None = None
+    held: list[tuple[range, Batch, bool]] = attrs.Factory(list)
+    """What has come, and waits for credit: the peer of a channel is slow in taking."""
+
+    def raise_limit(self, credit: int) -> bool:
+        """Allow the holder to send as much as there is ``credit`` for; whether that is news.
+
+        As long as there is room for half of it, it is none.
+        """
+        window = min(credit, WINDOW_MESSAGES)
+        room = self.limit - self.taken
+        room_bytes = self.limit_bytes - self.taken_bytes
+        purse = self.purse
+        if (
+            window < 2 * room <= 2 * window
+            and 2 * room_bytes > WINDOW_BYTES
+            and (purse is None or 2 * (purse.limit - purse.taken) > window)
+        ):
+            return False
+        self.limit = self.taken + window
+        self.limit_bytes = self.taken_bytes + WINDOW_BYTES
+        if purse is not None:
+            purse.limit = max(purse.limit, purse.taken + window)
+        return True
+
+    def told_limit(self) -> Limit:
+        """The limit, as the holder is told."""
+        purse = self.purse
+        number, messages = (0, 0) if purse is None else (purse.number, purse.limit)
+        return Limit(self.limit, self.limit_bytes, number, messages)
+
+
+class Purses:
+    """What consumers on one stream share their credit in."""
+
+    def __init__(self) -> None:
+        self._by_key: dict[object, Purse] = {}
+        self._by_number: dict[int, Purse] = {}
+        self._number = 0
+
+    def settle(self, member: Member, key: object | None) -> bool:
+        """See that a consumer has its credit from the purse that ``key`` is; whether it is news."""
+        purse = member.purse
+        if key is (None if purse is None else purse.key):
+            return False
+        if purse is not None:
+            del purse.members[member]
+            if not purse.members:
+                del self._by_key[purse.key], self._by_number[purse.number]
+        member.purse = None
+        if key is not None:
+            purse = self._by_key.get(key)
+            if purse is None:
+                self._number += 1
+                purse = self._by_key[key] = Purse(key, self._number)
+                self._by_number[purse.number] = purse
+            purse.members[member] = None
+            member.purse = purse
+        return True
+
+    def take(self, number: int, count: int) -> None:
+        """Messages have come on account of a purse; one that nobody uses any more is none."""
+        purse = self._by_number.get(number)
+        if purse is not None:
+            purse.taken += count
+            if purse.taken >= purse.limit:
+                for member in purse.members:
+                    member.queue.stir(member)

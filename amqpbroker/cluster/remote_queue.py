@@ -1,0 +1,507 @@
+"""One queue as seen from a node that does not hold it."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from amqpbroker.cluster import queue_frames as frames
+from amqpbroker.cluster.queue_frames import Asked
+from amqpbroker.cluster.remote_consumers import Member
+from amqpbroker.cluster.wire import OUTBOX_BYTES_HIGH
+from amqpbroker.definitions import QueueDefinition
+from amqpbroker.errors import LinkFault, NotFound, PreconditionFailed
+from amqpbroker.message import Batch, Origin
+from amqpbroker.queues.queue import (
+    Consumer,
+    Got,
+    Keeper,
+    Outcome,
+    Owner,
+    Pending,
+    Queue,
+    QueueStat,
+)
+
+if TYPE_CHECKING:
+    from amqpbroker.cluster.remote import RemoteNode
+
+_FRAME_MESSAGES_MAX = 1024
+_FRAME_BYTES_MAX = 256 * 1024
+_STREAM_INDEXES = 1 << 48
+"""Indexes of a log that a stream has room for."""
+_REFUSALS_MAX = 16
+_NOTHING = QueueStat(0, 0, 0)
+
+
+@attrs.define
+class _Published:
+    """Messages that wait to be sent, neighbours; ``first`` is the number of the first."""
+
+    first: int
+    ttl_ms: int | None
+    origins: list[Origin]
+    raws: list[bytes]
+    size: int
+
+    def encode(self, queue_id: int) -> tuple[int, list[bytes]]:
+        return frames.PUBLISH, frames.encode_publish(
+            queue_id, self.first, self.ttl_ms, self.origins, self.raws
+        )
+
+
+@attrs.define
+class _Settled:
+    """What became of messages, waiting to be sent."""
+
+    runs: list[tuple[range, Outcome]]
+
+    def add(self, run: range, outcome: Outcome) -> None:
+        last, what = self.runs[-1]
+        if what is outcome and run.start == last.stop and run.step == last.step == 1:
+            self.runs[-1] = range(last.start, run.stop), outcome
+        else:
+            self.runs.append((run, outcome))
+
+    def encode(self, queue_id: int) -> tuple[int, list[bytes]]:
+        return frames.SETTLE, frames.encode_settle(queue_id, self.runs)
+
+
+@attrs.define
+class _Control:
+    """A question that waits to be sent."""
+
+    question: frames.Question
+
+    def encode(self, queue_id: int) -> tuple[int, list[bytes]]:
+        return frames.QUESTION, frames.encode_control(self.question)
+
+
+class RemoteQueue(Queue):
+    """A queue that ``node`` holds."""
+
+    def __init__(self, definition: QueueDefinition, keeper: Keeper, node: "RemoteNode") -> None:
+        self.definition = definition
+        self.owner: Owner | None = None
+        self.version = 0
+        self.refused: list[range] = []
+        self.numbers = _NOTHING
+        """What the holder said of it last (`RemoteQueues.refresh`)."""
+        self._wake = keeper.wake
+        self._node = node
+        self._sent = 0
+        self._committed = 0
+        self._base = 0
+        """How much was published before the stream; what of it is not committed is lost."""
+        self._offset = 0
+        """What makes a log's index of this stream different from those of streams before."""
+        self._waiting: list[_Published | _Settled | _Control] = []
+        self._awaiting_commit: dict[Callable[[], None], None] = {}
+        self._members: dict[Consumer, Member] = {}
+        self._leaving: dict[Consumer, Member] = {}
+        self._stirred: dict[Member, None] = {}
+
+    # -- in ------------------------------------------------------------------------------------
+
+    @property
+    def committed(self) -> int:
+        return self._sent if self.version else self._committed
+
+    def publish(self, origin: Origin, raws: list[bytes]) -> int:
+        first = self._sent
+        self._sent = first + len(raws)
+        if self.version:
+            return self._sent
+        if not self._node.is_up:
+            self._lose()
+            return self._sent
+        size = sum(map(len, raws))
+        origins = [origin] * len(raws)
+        last = self._last_waiting()
+        if (
+            isinstance(last, _Published)
+            and last.ttl_ms == origin.ttl_ms
+            and last.size < _FRAME_BYTES_MAX
+            and len(last.raws) < _FRAME_MESSAGES_MAX
+        ):
+            last.origins += origins
+            last.raws += raws
+            last.size += size
+        else:
+            first -= self._base
+            self._waiting.append(_Published(first, origin.ttl_ms, origins, list(raws), size))
+        return self._sent
+
+    def _lose(self) -> None:
+        """Nobody is there to take what was published: it is refused when the turn comes to it."""
+        self._base = self._sent
+        self._waiting.clear()
+        self._wake(self)
+
+    def _last_waiting(self) -> _Published | _Settled | _Control | None:
+        """What is last in line to be sent: if something is, the queue's turn will come."""
+        if self._waiting:
+            return self._waiting[-1]
+        self._wake(self)
+        return None
+
+    def when_committed(self, call: Callable[[], None]) -> None:
+        self._awaiting_commit[call] = None
+
+    def note_committed(self, count: int, refused: list[range]) -> None:
+        """The holder has said that ``count`` messages of this stream are settled.
+
+        Of these the ``refused`` were not taken.
+        """
+        committed = self._base + count
+        if committed > self._sent:
+            raise LinkFault(f"{self.definition.title}: more is committed than was published")
+        for run in refused:
+            self._note_refused(range(self._base + run.start, self._base + run.stop))
+        self._committed = committed
+        self._tell_committed()
+
+    def _note_refused(self, run: range) -> None:
+        refused = self.refused
+        if refused and refused[-1].stop == run.start:
+            refused[-1] = range(refused[-1].start, run.stop)
+        else:
+            refused.append(run)
+            del refused[:-_REFUSALS_MAX]
+
+    def _tell_committed(self) -> None:
+        calls, self._awaiting_commit = self._awaiting_commit, {}
+        for call in calls:
+            call()
+
+    # -- out -----------------------------------------------------------------------------------
+
+    def dispatch(self, limit: int) -> int:
+        if self._waiting and not self._node.is_up:
+            self._lose()
+        if self._committed < self._base and not self.version:
+            self._note_refused(range(self._committed, self._base))
+            self._committed = self._base
+            self._tell_committed()
+        handed = 0
+        if self._stirred:
+            handed = self._stir(limit)
+        if self._waiting:
+            self._send_waiting()
+        return handed
+
+    def _send_waiting(self) -> None:
+        """Send what has gathered, as far as there is room on the stream."""
+        node, waiting = self._node, self._waiting
+        link = node.link
+        if link is None:
+            return
+        sent = 0
+        while sent < len(waiting) and link.outbox_bytes <= OUTBOX_BYTES_HIGH:
+            link.send(*waiting[sent].encode(self.definition.log_id))
+            sent += 1
+        node.spoken_of[self] = None
+        del waiting[:sent]
+        if waiting:
+            node.crowded[self] = None
+
+    def drained(self) -> None:
+        """There is room on the stream again."""
+        self._wake(self)
+
+    def settle(self, indexes: range, outcome: Outcome) -> None:
+        offset = self._offset
+        if self.version or indexes.start < offset or not self._node.is_up:
+            return
+        if offset:
+            indexes = range(indexes.start - offset, indexes.stop - offset, indexes.step)
+        last = self._last_waiting()
+        if isinstance(last, _Settled):
+            last.add(indexes, outcome)
+        else:
+            self._waiting.append(_Settled([(indexes, outcome)]))
+
+    def take(self, member: Member, indexes: range, batch: Batch, redelivered: bool) -> None:
+        """Messages have come for a consumer."""
+        member.taken += len(indexes)
+        member.taken_bytes += sum(map(len, batch.raws))
+        offset = self._offset
+        if offset:
+            indexes = range(indexes.start + offset, indexes.stop + offset, indexes.step)
+        consumer = member.consumer
+        if consumer is None:
+            self._give_back(member, indexes, redelivered)
+            return
+        self.stir(member)
+        if member.held:
+            member.held.append((indexes, batch, redelivered))
+        else:
+            self._hand_over(member, consumer, indexes, batch, redelivered)
+
+    def _hand_over(
+        self, member: Member, consumer: Consumer, indexes: range, batch: Batch, redelivered: bool
+    ) -> int:
+        """Give a consumer what it has credit for; returns the number.
+
+        The rest goes back, if another's credit has run out with its own: there may be others who
+        have some. Else it waits here, for a peer that is slow, or since nobody can have it back.
+        """
+        credit = consumer.credit
+        count = len(indexes)
+        if credit >= count:
+            consumer.deliver(self, indexes, batch, redelivered)
+            return count
+        given = max(credit, 0)
+        if given:
+            part = Batch(batch.origins[:given], batch.raws[:given])
+            consumer.deliver(self, indexes[:given], part, redelivered)
+        if consumer.purse is not None and not member.no_ack:
+            self._give_back(member, indexes[given:], redelivered)
+            consumer.park()  # At once: who had to give something back is the first to be served.
+        else:
+            rest = Batch(batch.origins[given:], batch.raws[given:])
+            member.held.insert(0, (indexes[given:], rest, redelivered))
+        return given
+
+    def _give_back(self, member: Member, indexes: range, redelivered: bool) -> None:
+        """Nobody here has seen the messages."""
+        if not member.no_ack:
+            self.settle(indexes, Outcome.REQUEUE if redelivered else Outcome.RETURN)
+
+    def _give_back_held(self, member: Member) -> None:
+        while member.held:
+            indexes, _, redelivered = member.held.pop(0)
+            self._give_back(member, indexes, redelivered)
+
+    def _stir(self, limit: int) -> int:
+        """See to consumers who have taken something, or have credit again."""
+        handed = 0
+        limits: list[bytes] = []
+        stirred, self._stirred = self._stirred, {}
+        for member in stirred:
+            consumer = member.consumer
+            if consumer is None or member.leaving is not None or not member.is_added:
+                continue
+            while member.held and consumer.credit > 0 and handed < limit:
+                handed += self._hand_over(member, consumer, *member.held.pop(0))
+            credit = consumer.credit
+            is_news = self._node.purses.settle(member, consumer.purse)
+            if credit <= 0:
+                consumer.park()
+            elif member.held:
+                self._stirred[member] = None
+                self._wake(self)
+                continue
+            else:
+                is_news = member.raise_limit(credit) or is_news
+            if is_news:
+                limits.append(frames.encode_limit(member.number, member.told_limit()))
+        if limits and self._node.link is not None:
+            self._node.link.send(frames.LIMITS, limits)
+        return handed
+
+    # -- consumers -----------------------------------------------------------------------------
+
+    def consume(self, consumer: Consumer) -> Pending[None]:
+        node = self._node
+        if not node.is_up:
+            raise self.absent()
+        member = Member(node.next_number(), self, consumer, consumer.no_ack)
+        node.purses.settle(member, consumer.purse)
+        if consumer.credit > 0:
+            member.raise_limit(consumer.credit)
+        limit = attrs.astuple(member.told_limit())
+
+        def question(number: int) -> Asked:
+            return frames.Consume(
+                number,
+                self.definition.log_id,
+                member.number,
+                consumer.no_ack,
+                consumer.exclusive,
+                consumer.priority,
+                limit,
+            )
+
+        asked = self._ask(question)
+        node.members[member.number] = member
+        self._members[consumer] = member
+        added: Pending[None] = Pending()
+
+        def then(_: Any) -> None:
+            member.is_added = True
+            self.resume(consumer)
+            added.resolve(None)
+
+        def otherwise(error: Exception) -> None:
+            self._members.pop(consumer, None)
+            node.members.pop(member.number, None)
+            node.purses.settle(member, None)
+            added.fail(error)
+
+        asked.then, asked.otherwise = then, otherwise
+        return added
+
+    def resume(self, consumer: Consumer) -> None:
+        member = self._members.get(consumer)
+        if member is not None:
+            self.stir(member)
+
+    def stir(self, member: Member) -> None:
+        """Have a look at the credit of a consumer when the queue's turn comes."""
+        if not self._stirred:
+            self._wake(self)
+        self._stirred[member] = None
+
+    def cancel(self, consumer: Consumer) -> Pending[None] | None:
+        member = self._members.pop(consumer, None)
+        if member is None or not self._node.is_up:
+            return None
+        member.leaving = Pending()
+        self._leaving[consumer] = member
+        self._node.purses.settle(member, None)
+        asked = self._ask(
+            lambda number: frames.Cancel(number, self.definition.log_id, member.number)
+        )
+        asked.then = lambda _: self._left(member)
+        asked.otherwise = lambda _: self._left(member)
+        return member.leaving
+
+    def _left(self, member: Member) -> None:
+        """Nothing comes for a consumer any more."""
+        consumer, leaving = member.consumer, member.leaving
+        assert leaving is not None
+        self._node.members.pop(member.number, None)
+        if consumer is not None:
+            self._leaving.pop(consumer, None)
+            while member.held and member.no_ack:
+                consumer.deliver(self, *member.held.pop(0))
+        self._give_back_held(member)
+        leaving.resolve(None)
+
+    def abandon(self, consumer: Consumer) -> None:
+        self.cancel(consumer)
+        member = self._leaving.pop(consumer, None)
+        if member is not None:
+            member.consumer = None
+            self._give_back_held(member)
+
+    # -- questions -----------------------------------------------------------------------------
+
+    def _ask(self, question: Callable[[int], Asked]) -> Pending[Any]:
+        """Have a question sent behind what waits. Raises `NotFound` if nobody is there."""
+        node = self._node
+        if not node.is_up:
+            raise self.absent()
+        number = node.next_number()
+        asked: Pending[Any] = Pending()
+        node.questions[number] = self, asked
+        self._say(question(number))
+        return asked
+
+    def _say(self, question: frames.Question) -> None:
+        self._last_waiting()
+        self._waiting.append(_Control(question))
+
+    def absent(self) -> NotFound:
+        """What is answered while the holder cannot be reached (rabbit_amqqueue:absent)."""
+        durable = "durable " if self.definition.durable else ""
+        return NotFound(
+            f"home node '{self._node.name}' of {durable}{self.definition.title}"
+            " is down or inaccessible"
+        )
+
+    def get(self, no_ack: bool) -> Pending[Got | None]:
+        asked = self._ask(lambda number: frames.Get(number, self.definition.log_id, no_ack))
+
+        def got(answer: Got | int | None) -> Got | None:
+            if not isinstance(answer, Got):
+                return None
+            return attrs.evolve(answer, index=answer.index + self._offset)
+
+        return asked.chain(got)
+
+    def purge(self) -> Pending[int]:
+        return self._ask(lambda number: frames.Purge(number, self.definition.log_id))
+
+    def touch(self) -> None:
+        if "x-expires" in self.definition.arguments and self._node.is_up:
+            self._say(frames.Touch(self.definition.log_id))
+
+    def may_delete(self, if_unused: bool, if_empty: bool) -> int | Pending[int]:
+        """As promised; while the holder cannot be reached, it may if its being empty is no matter.
+
+        It is dropped by its holder when that is there again (rabbit_classic_queue:delete).
+        """
+        if self._node.is_up:
+            return self._ask(
+                lambda number: frames.Delete(number, self.definition.log_id, if_unused, if_empty)
+            )
+        if if_empty:
+            raise PreconditionFailed(f"{self.definition.title} not empty")
+        return 0
+
+    def stat(self) -> Pending[QueueStat]:
+        asked = self._ask(lambda number: frames.Stat(number, [self.definition.log_id]))
+
+        def stat(answer: list[tuple[int, int, int] | None]) -> QueueStat:
+            [numbers] = answer
+            if numbers is None:
+                raise self.unknown()
+            return QueueStat(*numbers)
+
+        return asked.chain(stat)
+
+    def glance(self) -> QueueStat:
+        return self.numbers
+
+    def unknown(self) -> NotFound:
+        """What is answered when the holder has no such queue."""
+        return NotFound(f"no {self.definition.title}")
+
+    # -- the end -------------------------------------------------------------------------------
+
+    def delete(self) -> int:
+        self.version += 1
+        node = self._node
+        self._withdraw()
+        if node.link is not None and self in node.spoken_of:
+            question = frames.Leave(self.definition.log_id)
+            node.link.send(frames.QUESTION, frames.encode_control(question))
+        node.forget(self)
+        self._end_consumers()
+        self._tell_committed()  # Nobody waits for the commit of a message that is gone.
+        return 0
+
+    def _withdraw(self) -> None:
+        """Nothing of what waits is sent any more, and no question of it answered."""
+        waiting, self._waiting = self._waiting, []
+        for entry in waiting:
+            number = (
+                getattr(entry.question, "number", None) if isinstance(entry, _Control) else None
+            )
+            if number is not None:
+                _, asked = self._node.questions.pop(number)
+                asked.fail(self.unknown())
+
+    def node_down(self) -> None:
+        """The stream is broken."""
+        self._lose()
+        self._offset += _STREAM_INDEXES
+        self._end_consumers()
+
+    def _end_consumers(self) -> None:
+        """Nothing comes any more: consumers are cancelled, and those who leave have left."""
+        members, self._members = self._members, {}
+        leaving, self._leaving = self._leaving, {}
+        self._stirred.clear()
+        for member in (*members.values(), *leaving.values()):
+            self._node.members.pop(member.number, None)
+            self._node.purses.settle(member, None)
+            member.held.clear()
+        for member in leaving.values():
+            assert member.leaving is not None
+            member.leaving.resolve(None)
+        for member in members.values():
+            if member.is_added and member.consumer is not None:
+                member.consumer.cancelled()

@@ -242,10 +242,20 @@ class Walk:
         self.holder.settle()
         self.note_confirms()
 
+    def work_off(self) -> None:
+        """Consumers go on taking and acking until nothing is left for them."""
+        while any(taker.held for taker in (*self.takers, *self.gone)):
+            for taker in (*self.takers, *self.gone):
+                self.settle(taker, len(taker.held), Outcome.ACK)
+            self.holder.settle()
+
     def check(self) -> None:
         """Nothing that was confirmed is lost; the holder knows who has what."""
         stat = self.held.stat()
         assert stat.consumers == len(self.takers)
+        if self.rng.random() < 0.5:
+            self.work_off()
+            assert not self.held.stat().ready or all(taker.no_ack for taker in self.takers)
         drain = Taker(self, 0)
         drain.is_added = True
         for taker in [taker for taker in self.takers if taker.no_ack]:
@@ -298,3 +308,66 @@ def test_nothing_is_lost_and_nothing_comes_twice_unsaid_over_streams_that_break(
 def test_each_message_comes_once_over_streams_that_lag(seeds: range) -> None:
     for seed in seeds:
         walk(seed, 2, breaks=False, no_acks=True, steps=120)
+
+
+def pool_walk(seed: int) -> None:
+    """Consumers of queues on two nodes, and here, live on one credit."""
+    print("seed", seed)
+    rng = random.Random(seed)
+    pool = CreditPool(rng.choice((1, 2, 5, 20)))
+    credit = pool.credit
+    holders = [Holder() for _ in range(3)]
+    askers = [holder.dial() for holder in holders[1:]]
+    definitions = [QueueDefinition("/", f"q{queue_id}", log_id=queue_id) for queue_id in (7, 8)]
+    held = [holder.open(definition) for holder in holders for definition in definitions]
+    remote = [asker.open(definition) for asker in askers for definition in definitions]
+    queues = [*held[:2], *remote]
+    consumers = [FakeConsumer(pool=pool) for _ in queues]
+    settled = [0] * len(queues)
+
+    def settle(place: int, count: int) -> None:
+        indexes = sorted(consumers[place].indexes[settled[place] : settled[place] + count])
+        for run in runs_of(indexes) if indexes else ():
+            queues[place].settle(run, Outcome.ACK)
+        settled[place] += len(indexes)
+        pool.credit += len(indexes)
+        for queue, consumer in zip(queues, consumers, strict=True):
+            consumer.give(queue, 0)
+
+    def move() -> None:
+        for holder in holders:
+            holder.keeper.hand_out()
+            holder.settle()
+
+    for queue, consumer in zip(queues, consumers, strict=True):
+        queue.consume(consumer)
+    move()
+    for _ in range(60):
+        dice = rng.random()
+        if dice < 0.3:
+            rng.choice(held).publish(fake_origin(), [b"body"] * rng.randint(1, 30))
+        elif dice < 0.6:
+            settle(rng.randrange(len(queues)), rng.randint(1, 5))
+        else:
+            for asker in askers:
+                for end in (asker.stream.asking, asker.stream.serving):
+                    end.is_held = rng.random() < 0.4
+            move()
+        assert 0 <= pool.credit <= credit
+    for asker in askers:
+        asker.stream.asking.is_held = asker.stream.serving.is_held = False
+    move()
+    while pool.credit < credit:
+        for place in range(len(queues)):
+            settle(place, credit)
+        move()
+    assert [queue.stat() for queue in held] == [QueueStat(0, 0, 1)] * len(held)
+    assert not any(taken.redelivered for consumer in consumers for taken in consumer.taken)
+
+
+@pytest.mark.parametrize("seeds", SEEDS[:4], ids=str)
+def test_credit_that_queues_of_several_nodes_share_is_never_overdrawn_nor_lost(
+    seeds: range,
+) -> None:
+    for seed in seeds:
+        pool_walk(seed)

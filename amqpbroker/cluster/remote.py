@@ -137,6 +137,11 @@ class RemoteNode:
 
     # -- numbers -------------------------------------------------------------------------------
 
+    @property
+    def is_refreshing(self) -> bool:
+        """Whether not all numbers have come that were asked for."""
+        return self._is_refreshing
+
     def refresh(self) -> None:
         """Ask for the numbers of all queues, some after the other."""
         if self.is_up and not self._is_refreshing:
@@ -186,6 +191,11 @@ class RemoteQueues(QueueType, LinkUser):
         node = self._node(self._holder_of(definition))
         queue = node.queues[definition.log_id] = RemoteQueue(definition, keeper, node)
         return queue
+
+    @property
+    def is_refreshing(self) -> bool:
+        """Whether some node has not told all numbers that it was asked for."""
+        return any(node.is_refreshing for node in self.nodes.values())
 
     def refresh(self) -> None:
         """Ask all nodes for the numbers of their queues, for those who only glance at them."""

@@ -6,18 +6,26 @@ the method (405), the user (401), whether the thing is there (404), and then wha
 
 import inspect
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
+from contextlib import aclosing
 from typing import Any
 from urllib.parse import unquote
 
 from starlette.applications import Starlette
 from starlette.datastructures import QueryParams
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from amqpbroker.errors import AccessRefused, AmqpError, DefinitionError, NotAllowed, NotFound
+from amqpbroker.errors import (
+    AccessRefused,
+    AmqpError,
+    DefinitionError,
+    InternalError,
+    NotAllowed,
+    NotFound,
+)
 from amqpbroker.management import metrics
 from amqpbroker.management.access import REALM, authenticate
 from amqpbroker.management.call import (
@@ -30,7 +38,7 @@ from amqpbroker.management.call import (
     not_authorised,
     not_found,
 )
-from amqpbroker.management.encoding import encode
+from amqpbroker.management.encoding import Pieces, encode
 from amqpbroker.management.listing import Listing, listed, reduced, wanted_columns
 from amqpbroker.management.resource import Resource
 from amqpbroker.queues.queue import Pending
@@ -70,16 +78,16 @@ def management_app(
     return serve
 
 
-def _text(make: Callable[[QueryParams], AsyncIterator[bytes]]) -> Callable[[Request], Any]:
+def _text(make: Callable[[QueryParams], Pieces]) -> Callable[[Request], Any]:
     """An endpoint for what is written in one go; anybody may read it, as in RabbitMQ."""
 
     async def serve(request: Request) -> Response:
-        return StreamingResponse(make(request.query_params), media_type=metrics.CONTENT_TYPE)
+        return _Stream(make(request.query_params), metrics.CONTENT_TYPE)
 
     return serve
 
 
-def _detailed(management: Management, query: QueryParams) -> AsyncIterator[bytes]:
+def _detailed(management: Management, query: QueryParams) -> Pieces:
     return metrics.detailed(management, query.getlist("family"), query.getlist("vhost"))
 
 
@@ -104,6 +112,8 @@ class _Endpoint:
             response = _fault_response(fault)
         except (NotFound, AccessRefused, NotAllowed) as error:
             response = _fault_response(_refused(error))
+        except InternalError as error:
+            response = _fault_response(Fault(503, "service_unavailable", error.text))
         except AmqpError as error:
             response = _fault_response(bad_request(error.text))
         except DefinitionError as error:
@@ -168,32 +178,52 @@ class _Endpoint:
 
 async def _body_of(request: Request) -> bytes:
     body = bytearray()
-    async for piece in request.stream():
-        body += piece
-        if len(body) > BODY_BYTES_MAX:
-            raise bad_request("Exceeded HTTP request body size limit")
+    async with aclosing(request.stream()) as pieces:
+        async for piece in pieces:
+            body += piece
+            if len(body) > BODY_BYTES_MAX:
+                raise bad_request("Exceeded HTTP request body size limit")
     return bytes(body)
 
 
-async def _list_response(pieces: AsyncIterator[bytes]) -> Response:
+class _Stream(Response):
+    """An answer that goes piece by piece; ``pieces`` are closed whatever happens."""
+
+    def __init__(self, pieces: Pieces, media_type: str) -> None:
+        super().__init__(headers={"cache-control": "no-cache"}, media_type=media_type)
+        del self.headers["content-length"]
+        self._pieces = pieces
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send(
+            {
+                "type": "http.response.start",
+                "status": self.status_code,
+                "headers": self.raw_headers,
+            }
+        )
+        async with aclosing(self._pieces) as pieces:
+            async for piece in pieces:
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _list_response(pieces: Pieces) -> Response:
     """A short list goes in one piece, a long one as it is made."""
     first = [await anext(pieces)]
     async for piece in pieces:
         first.append(piece)
         if len(first) > 2:
-            return StreamingResponse(
-                _resumed(first, pieces),
-                headers={"cache-control": "no-cache"},
-                media_type="application/json",
-            )
+            return _Stream(_resumed(first, pieces), "application/json")
     return _json(b"".join(first), 200, {})
 
 
-async def _resumed(first: list[bytes], rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    for piece in first:
-        yield piece
-    async for piece in rest:
-        yield piece
+async def _resumed(first: list[bytes], rest: Pieces) -> Pieces:
+    async with aclosing(rest):
+        for piece in first:
+            yield piece
+        async for piece in rest:
+            yield piece
 
 
 def _refused(error: AmqpError) -> Fault:

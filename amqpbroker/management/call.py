@@ -12,12 +12,17 @@ from amqpbroker.broker.access import Access
 from amqpbroker.broker.broker import Broker
 from amqpbroker.broker.declaring import NOBODY, Asker
 from amqpbroker.broker.vhost import VHost
+from amqpbroker.cluster.members import ClusterStatus
 from amqpbroker.definitions import PermissionDefinition, UserDefinition
 from amqpbroker.management.facts import NodeFacts
 from amqpbroker.management.rates import Rates
 from amqpbroker.queues.queue import Pending
 
 Value = TypeVar("Value")
+
+_ANSWER_S_MAX = 0.5
+"""How long other nodes are waited for by those who list queues."""
+_LOOK_S = 0.005
 
 DEFAULT_EXCHANGE = "amq.default"
 """What paths call the default exchange."""
@@ -80,6 +85,14 @@ class Management:
     facts: NodeFacts
     rates: Rates
 
+    async def look_around(self) -> None:
+        """Ask the other nodes what is in their queues, and give them a moment to answer."""
+        self.facts.refresh()
+        self.broker.turn.end_batch()
+        with trio.move_on_after(_ANSWER_S_MAX):
+            while self.facts.is_refreshing():  # noqa: ASYNC110 - answers come by many ways
+                await trio.sleep(_LOOK_S)
+
 
 class Call:
     """One request of one user.
@@ -96,6 +109,7 @@ class Call:
         body: bytes,
         headers: Mapping[str, str],
     ) -> None:
+        self.look_around = management.look_around
         self.broker = management.broker
         self.facts = management.facts
         self.rates = management.rates
@@ -128,6 +142,21 @@ class Call:
     def is_administrator(self) -> bool:
         """Whether the user may do everything."""
         return "administrator" in self.tags
+
+    @cached_property
+    def cluster(self) -> ClusterStatus | None:
+        """The cluster, if the node is in one."""
+        return self.facts.cluster()
+
+    @property
+    def cluster_name(self) -> str:
+        """What the cluster is called; a node by itself is one of its own name."""
+        return self.broker.name if self.cluster is None else self.cluster.name
+
+    def runs(self, node: str) -> bool:
+        """Whether a node is up."""
+        cluster = self.cluster
+        return cluster is None or node == self.broker.name or node in cluster.running
 
     # -- virtual hosts -------------------------------------------------------------------------
 

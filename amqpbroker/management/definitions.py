@@ -77,7 +77,7 @@ def _sections(
         yield "topic_permissions", map(rendering.record, broker.topic_permissions())
     yield "parameters", (each for vhost in vhosts for each in parameters(vhost))
     if with_users:
-        yield "global_parameters", [{"name": "cluster_name", "value": broker.name}]
+        yield "global_parameters", [{"name": "cluster_name", "value": call.cluster_name}]
     yield (
         "policies",
         (rendering.policy(each) for vhost in vhosts for each in vhost.policies.all()),

@@ -1,10 +1,14 @@
 """JSON as RabbitMQ writes it."""
 
+from collections.abc import AsyncGenerator
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
 import msgspec
+
+Pieces = AsyncGenerator[bytes, None]
+"""Octets of an answer, as they are made."""
 
 
 def encode(value: Any) -> bytes:

@@ -5,6 +5,8 @@ from typing import Any
 
 import attrs
 
+from amqpbroker.cluster.members import ClusterStatus
+
 
 @attrs.frozen
 class Listening:
@@ -27,6 +29,14 @@ def _ignore(settings: Mapping[str, Any]) -> None:
     return None
 
 
+def _no_cluster() -> ClusterStatus | None:
+    return None
+
+
+def _no() -> bool:
+    return False
+
+
 @attrs.define(eq=False)
 class NodeFacts:
     """What the API says of the process; whoever runs the node fills it in."""
@@ -45,5 +55,11 @@ class NodeFacts:
     listeners: list[Listening] = attrs.Factory(list)
     stop: Callable[[], None] = _nothing
     """Have the node stop."""
+    cluster: Callable[[], ClusterStatus | None] = _no_cluster
+    """The cluster as the node sees it, if it is in one."""
+    refresh: Callable[[], None] = _nothing
+    """Ask the other nodes how many messages are in their queues."""
+    is_refreshing: Callable[[], bool] = _no
+    """Whether some have yet to answer."""
     configure: Callable[[Mapping[str, Any]], None] = _ignore
     """Change settings of the node while it runs; raises `ConfigError`."""

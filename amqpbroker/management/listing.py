@@ -6,7 +6,7 @@ request came, less what has gone meanwhile.
 """
 
 import heapq
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -15,7 +15,7 @@ import regex
 import trio
 
 from amqpbroker.management.call import Fault, bad_request
-from amqpbroker.management.encoding import encode
+from amqpbroker.management.encoding import Pieces, encode
 from amqpbroker.world import Clock
 
 PAGE_SIZE = 100
@@ -81,7 +81,7 @@ class Breather:
             self._since_s = self._clock.monotonic_s()
 
 
-async def listed(listing: Listing, query: Mapping[str, str], clock: Clock) -> AsyncIterator[bytes]:
+async def listed(listing: Listing, query: Mapping[str, str], clock: Clock) -> Pieces:
     """The list as JSON, in pieces. Raises `Fault` (400) for a page that makes no sense."""
     breather = Breather(clock)
     page = _page(query) if listing.is_paged else None

@@ -154,9 +154,15 @@ async def get(call: Call) -> Any:
         raise bad_request("Unsupported encoding. Please use auto or base64.")
     bytes_max = None if call.body.get("truncate") is None else _integer(call.body["truncate"])
     try:
-        queue = queue_to_read(call.asker, call.path["queue"])
+        return Reply(200, await _take(call, outcome, wanted, encoding, bytes_max))
     except AmqpError as error:
         raise _as_channel_error(error) from error
+
+
+async def _take(
+    call: Call, outcome: Outcome, wanted: int, encoding: str, bytes_max: int | None
+) -> list[dict[str, Any]]:
+    queue = queue_to_read(call.asker, call.path["queue"])
     breather = Breather(call.broker.world.clock)
     messages: list[dict[str, Any]] = []
     indexes: list[int] = []
@@ -171,7 +177,7 @@ async def get(call: Call) -> Any:
     finally:
         if outcome is not Outcome.ACK:
             _settle(queue, indexes, outcome)
-    return Reply(200, messages)
+    return messages
 
 
 def _integer(value: Any) -> int:

@@ -5,7 +5,7 @@ and each connection; ``/metrics/detailed`` those families that are asked for, un
 own, and in the virtual hosts that are asked for. All are made in slices, as listings are.
 """
 
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
 
 import attrs
@@ -14,6 +14,7 @@ from amqpbroker import __version__
 from amqpbroker.broker.broker import Broker
 from amqpbroker.management import totals
 from amqpbroker.management.call import Management
+from amqpbroker.management.encoding import Pieces
 from amqpbroker.management.facts import NodeFacts
 from amqpbroker.management.listing import Breather
 from amqpbroker.management.overview import VERSION
@@ -42,14 +43,14 @@ class Family:
         return "counter" if self.name.endswith("_total") else "gauge"
 
 
-async def aggregated(management: Management) -> AsyncIterator[bytes]:
+async def aggregated(management: Management) -> Pieces:
     """The sums."""
     families = [*_node(management), *await _sums(management)]
     async for piece in _text(management, "rabbitmq_", families):
         yield piece
 
 
-async def per_object(management: Management) -> AsyncIterator[bytes]:
+async def per_object(management: Management) -> Pieces:
     """The sums of the node, and what each object has."""
     everything = [family for families in _FAMILIES.values() for family in families(management, ())]
     async for piece in _text(management, "rabbitmq_", [*_node(management), *everything]):
@@ -58,7 +59,7 @@ async def per_object(management: Management) -> AsyncIterator[bytes]:
 
 async def detailed(
     management: Management, names: Collection[str], vhosts: Collection[str]
-) -> AsyncIterator[bytes]:
+) -> Pieces:
     """The families that are named, for objects in ``vhosts`` (none: in all)."""
     wanted = [
         family
@@ -73,9 +74,7 @@ async def detailed(
 # -- text ----------------------------------------------------------------------------------------
 
 
-async def _text(
-    management: Management, prefix: str, families: Iterable[Family]
-) -> AsyncIterator[bytes]:
+async def _text(management: Management, prefix: str, families: Iterable[Family]) -> Pieces:
     breather = Breather(management.broker.world.clock)
     lines = []
     for family in families:
@@ -114,14 +113,15 @@ def _one(name: str, text: str, value: float, labels: Labels | None = None) -> Fa
 
 def _node(management: Management) -> Iterator[Family]:
     broker, facts = management.broker, management.facts
+    cluster = facts.cluster()
     yield _one(
         "identity_info",
         "RabbitMQ node & cluster identity info",
         1,
         {
             "rabbitmq_node": broker.name,
-            "rabbitmq_cluster": broker.name,
-            "rabbitmq_cluster_permanent_id": broker.name,
+            "rabbitmq_cluster": broker.name if cluster is None else cluster.name,
+            "rabbitmq_cluster_permanent_id": "" if cluster is None else cluster.cluster_id,
         },
     )
     yield _one(
@@ -138,6 +138,9 @@ def _node(management: Management) -> Iterator[Family]:
         },
     )
     yield from _process(broker, facts)
+    if cluster is not None:
+        text = "is 1 while etcd does not answer the node"
+        yield _one("alarms_metadata_store_away", text, cluster.is_store_away)
     alarms = (
         ("memory_used_watermark", "memory"),
         ("free_disk_space_watermark", "disk"),
@@ -216,6 +219,7 @@ _BY_TYPE = (
 
 async def _sums(management: Management) -> list[Family]:
     broker = management.broker
+    await management.look_around()
     lengths, counts = await totals.stats(broker, list(broker.vhosts.values()))
     there = totals.objects(broker)
     lost = counts["drop_unroutable"] + counts["return_unroutable"]

@@ -60,11 +60,11 @@ def put_parameter(call: Call) -> None:
 
 def global_parameters(call: Call) -> Any:
     """Parameters of no virtual host."""
-    return [{"name": "cluster_name", "value": call.broker.name}]
+    return [{"name": "cluster_name", "value": call.cluster_name}]
 
 
 def global_parameter(call: Call) -> Any:
     """One of them."""
     if call.path["name"] != "cluster_name":
         raise not_found()
-    return {"name": "cluster_name", "value": call.broker.name}
+    return {"name": "cluster_name", "value": call.cluster_name}

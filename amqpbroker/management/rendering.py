@@ -81,8 +81,12 @@ def vhost(call: Call, there: VHost) -> dict[str, Any]:
         **about,
         "metadata": about,
         "tracing": False,
-        "cluster_state": {call.broker.name: "running"},
+        "cluster_state": dict.fromkeys(_running(call), "running"),
     }
+
+
+def _running(call: Call) -> list[str]:
+    return [call.broker.name] if call.cluster is None else sorted(call.cluster.running)
 
 
 def policy(definition: PolicyDefinition) -> dict[str, Any]:
@@ -147,6 +151,7 @@ def queue(call: Call, there: Queue) -> dict[str, Any] | None:
     if there.version:
         return None
     definition, stat = there.definition, there.glance()
+    node = definition.leader or call.broker.name
     lengths, counts = messages(stat), queue_counts(there.counts)
     details = call.rates.details(there, lengths | counts)
     capacity: float = 0
@@ -162,8 +167,8 @@ def queue(call: Call, there: Queue) -> dict[str, Any] | None:
         "auto_delete": definition.auto_delete,
         "exclusive": definition.exclusive,
         "arguments": table(definition.arguments),
-        "node": call.broker.name,
-        "state": "running",
+        "node": node,
+        "state": "running" if call.runs(node) else "down",
         **in_force,
         **_owner(there),
         "consumers": stat.consumers,

@@ -34,8 +34,9 @@ def _arguments(body: dict[str, Any]) -> dict[str, Any]:
 # -- queues --------------------------------------------------------------------------------------
 
 
-def queues(call: Call) -> Listing:
+async def queues(call: Call) -> Listing:
     """The queues of all virtual hosts that the user sees, or of one."""
+    await call.look_around()
     found = [queue for vhost in call.visible_vhosts() for queue in vhost.queues.values()]
     return Listing(found, lambda queue: rendering.queue(call, queue), _queue_key)
 
@@ -50,9 +51,11 @@ def queue_exists(call: Call) -> bool:
     return vhost is not None and call.path["queue"] in vhost.queues
 
 
-def queue(call: Call) -> Any:
+async def queue(call: Call) -> Any:
     """One queue."""
-    return rendering.queue_in_full(call, call.vhost.queues[call.path["queue"]])
+    there = call.vhost.queues[call.path["queue"]]
+    await call.look_around()
+    return rendering.queue_in_full(call, there)
 
 
 def put_queue(call: Call) -> Queue | Pending[Queue]:

@@ -57,6 +57,8 @@ async def serve_http(node: Node, stop: Callable[[], None]) -> AsyncIterator[str 
         if "http" in sockets:
             host, port = sockets["http"].getsockname()[:2]
             url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+            if node.clustering is not None:
+                node.clustering.membership.change(http=url.removeprefix("http://"))
         stopping = trio.Event()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_serve_all, node, facts, sockets, stopping)
@@ -83,6 +85,9 @@ def _facts(node: Node, stop: Callable[[], None]) -> NodeFacts:
         disk_free_bytes=node.disk_free_bytes,
         files_used=_count_open_files,
         files_max=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+        cluster=node.cluster_status,
+        refresh=node.refresh,
+        is_refreshing=node.is_refreshing,
         stop=stop,
         configure=node.configure,
     )

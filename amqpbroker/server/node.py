@@ -13,6 +13,7 @@ import trio
 from amqpbroker.broker.broker import Broker, BrokerLimits
 from amqpbroker.cluster.cluster_queues import ClusterQueues
 from amqpbroker.cluster.etcd.contract import KeyValueStore
+from amqpbroker.cluster.members import ClusterStatus
 from amqpbroker.definitions import QueueDefinition
 from amqpbroker.errors import ConfigError, ConnectionForced
 from amqpbroker.protocol.intake import WireLimits
@@ -79,6 +80,18 @@ class Node:
         """Where everything is kept; None: in memory only."""
         config = self.config
         return None if config.memory else config.data_dir or f"amqpbroker-data/{config.name}"
+
+    def cluster_status(self) -> ClusterStatus | None:
+        """The cluster as this node sees it, if it is in one."""
+        return None if self.clustering is None else self.clustering.status()
+
+    def refresh(self) -> None:
+        """Ask the other nodes for the numbers of their queues."""
+        self._cluster_queues.remote.refresh()
+
+    def is_refreshing(self) -> bool:
+        """Whether some have yet to answer."""
+        return self._cluster_queues.remote.is_refreshing
 
     @property
     def url(self) -> str:

@@ -1,6 +1,13 @@
 """What all resources share: the path, the method, who asks."""
 
+import pytest
+import trio
+from trio.testing import MockClock
+
+from amqpbroker.definitions import Change, QueueDefinition, put
+from amqpbroker.errors import InternalError
 from amqpbroker.management.call import LOCAL_CALLER
+from amqpbroker.queues.queue import Pending
 from amqpbroker.testing.api import Api
 
 UNKNOWN = {"error": "Object Not Found", "reason": "Not Found"}
@@ -100,3 +107,71 @@ async def test_columns_are_picked_also_from_within(api: Api) -> None:
     queues = await api.get("/queues?columns=name,messages_details.rate")
 
     assert queues == [{"name": "q", "messages_details": {"rate": 0.0}}]
+
+
+async def test_what_cannot_be_decided_on_now_is_503(api: Api) -> None:
+    def away(change: Change) -> None:
+        raise InternalError("the store is away")
+
+    api.broker.coordinator.submit = away  # type: ignore[method-assign]
+
+    answer = await api.call("PUT", "/vhosts/v")
+
+    assert answer.status == 503
+    assert answer.data == {"error": "service_unavailable", "reason": "the store is away"}
+
+
+async def test_an_answer_that_takes_too_long_is_not_waited_for(
+    api: Api, autojump_clock: MockClock
+) -> None:
+    api.broker.coordinator.submit = lambda change: Pending()  # type: ignore[method-assign]
+
+    answer = await api.call("PUT", "/vhosts/v")
+
+    assert (answer.status, answer.data["error"]) == (500, "timeout")
+
+
+async def test_an_answer_that_comes_late_is_waited_for(api: Api, autojump_clock: MockClock) -> None:
+    pending: Pending[None] = Pending()
+    api.broker.coordinator.submit = lambda change: pending  # type: ignore[method-assign]
+
+    async with trio.open_nursery() as nursery:
+
+        async def answer_late() -> None:
+            await trio.sleep(5)
+            pending.resolve(None)
+
+        nursery.start_soon(answer_late)
+        assert (await api.call("DELETE", "/users/guest")).status == 204
+
+
+async def test_a_bug_is_500_and_in_the_log(api: Api, caplog: pytest.LogCaptureFixture) -> None:
+    def broken(change: Change) -> None:
+        raise ZeroDivisionError
+
+    api.broker.coordinator.submit = broken  # type: ignore[method-assign]
+
+    answer = await api.call("PUT", "/vhosts/v")
+
+    assert (answer.status, answer.data["error"]) == (500, "Internal Server Error")
+    assert "ZeroDivisionError" in caplog.text
+
+
+async def test_a_body_that_is_too_large_is_refused(api: Api) -> None:
+    answer = await api.call("PUT", "/users/ann", b" " * 20_000_001)
+
+    assert answer.data["reason"] == "Exceeded HTTP request body size limit"
+
+
+async def test_options_are_told_to_everybody(api: Api) -> None:
+    answer = await api.call("OPTIONS", "/users/ann", headers={})
+
+    assert (answer.status, answer.headers["allow"]) == (200, "HEAD, GET, PUT, DELETE, OPTIONS")
+
+
+async def test_octets_that_are_no_text_are_shown_as_well_as_can_be(api: Api) -> None:
+    api.broker.submit(put(QueueDefinition("/", "q\udcff", arguments={"a": b"\xff"})))
+
+    [queue] = await api.get("/queues")
+
+    assert (queue["name"], queue["arguments"]) == ("q\ufffd", {"a": "\ufffd"})

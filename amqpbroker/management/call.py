@@ -173,9 +173,14 @@ class Call:
 
     @property
     def asker(self) -> Asker:
-        """The user, as it asks for queues, exchanges and bindings of the path's virtual host."""
-        access = self.access(self.vhost.name)
-        return Asker(self.vhost, access, NOBODY, self.broker.limits.queues_per_vhost_max)
+        """The user, as it asks for queues, exchanges and bindings of the path's virtual host.
+
+        Who comes by the control socket may have another connection's own queue, as rabbitmqctl may.
+        """
+        access, vhost = self.access(self.vhost.name), self.vhost
+        queue = vhost.queues.get(self.path.get("queue", "")) if self.caller.is_local else None
+        owner = NOBODY if queue is None or queue.owner is None else queue.owner
+        return Asker(vhost, access, owner, self.broker.limits.queues_per_vhost_max)
 
     @cached_property
     def vhost(self) -> VHost:

@@ -3,7 +3,9 @@
 from typing import Any
 
 from amqpbroker.errors import ConfigError
+from amqpbroker.management.call import LOCAL_CALLER
 from amqpbroker.testing.api import Api
+from amqpbroker.testing.peer import Peer
 
 
 async def test_an_administrator_stops_the_node(api: Api) -> None:
@@ -81,3 +83,16 @@ async def test_an_operators_policy_is_a_parameter(api: Api) -> None:
     assert found["value"]["definition"] == {"max-length": 5}
     assert (await api.call("GET", "/parameters/operator_policy/nope/op")).status == 404
     assert (await api.call("GET", "/parameters/shovel/%2F/op")).status == 404
+
+
+async def test_who_comes_by_the_socket_may_delete_another_connections_own_queue(api: Api) -> None:
+    Peer(api.broker).open(1).declare("own", exclusive=True)
+    local = Api(api.broker, LOCAL_CALLER)
+
+    refused = await api.call("DELETE", "/queues/%2F/own")
+    await local.delete("/queues/%2F/own/contents", headers={})
+    await local.delete("/queues/%2F/own", headers={})
+
+    assert refused.status == 400
+    assert "cannot obtain exclusive access" in refused.data["reason"]
+    assert await api.get("/queues/%2F") == []

@@ -1,0 +1,105 @@
+"""What lies between processes on loopback: relays that a test can close or hold up."""
+
+from collections.abc import Callable
+
+import attrs
+import trio
+
+CHUNK_BYTES = 65536
+
+
+@attrs.define(eq=False)
+class Way:
+    """The way of those who have one label through a relay."""
+
+    is_shut: bool = False
+    """Connections end, and new ones end at once."""
+    passes: trio.Event = attrs.Factory(trio.Event)
+    """Until it is set, nothing is carried, as if packets were lost."""
+    scopes: set[trio.CancelScope] = attrs.Factory(set)
+
+
+class Relay:
+    """Accepts at ``listen``, and carries everything to ``target`` and back.
+
+    ``label`` says who has connected, by the octets that come first.
+    """
+
+    def __init__(
+        self,
+        listen: tuple[str, int],
+        target: tuple[str, int],
+        label: Callable[[bytes], str] = lambda data: "",
+    ) -> None:
+        self.listen = listen
+        self._target = target
+        self._label = label
+        self._ways: dict[str, Way] = {}
+
+    def shut(self, label: str = "") -> None:
+        """End the connections of those, and let no new one in, until `open`."""
+        way = self._way(label)
+        way.is_shut = True
+        for scope in list(way.scopes):
+            scope.cancel()
+
+    def hold(self, label: str = "") -> None:
+        """Carry nothing for those, in no direction, until `open`; their connections stay."""
+        self._way(label).passes = trio.Event()
+
+    def open(self, label: str = "") -> None:
+        """Be as at first."""
+        way = self._way(label)
+        way.is_shut = False
+        way.passes.set()
+
+    def _way(self, label: str) -> Way:
+        if label not in self._ways:
+            self._ways[label] = Way()
+            self._ways[label].passes.set()
+        return self._ways[label]
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Relay until cancelled."""
+        host, port = self.listen
+        listeners = await trio.open_tcp_listeners(port, host=host)
+        self.listen = host, listeners[0].socket.getsockname()[1]
+        await trio.serve_listeners(self._serve, listeners, task_status=task_status)
+
+    async def _serve(self, here: trio.SocketStream) -> None:
+        try:
+            first = await here.receive_some(CHUNK_BYTES)
+            way = self._way(self._label(first))
+            if way.is_shut or not first:
+                return
+            with trio.CancelScope() as scope:
+                way.scopes.add(scope)
+                try:
+                    await way.passes.wait()
+                    there = await trio.open_tcp_stream(*self._target)
+                    async with there, trio.open_nursery() as nursery:
+                        nursery.start_soon(self._carry, here, there, way, first, nursery)
+                        nursery.start_soon(self._carry, there, here, way, b"", nursery)
+                finally:
+                    way.scopes.discard(scope)
+        except* (OSError, trio.BrokenResourceError):
+            pass  # One end has gone, and so does the other.
+        finally:
+            await trio.aclose_forcefully(here)
+
+    @staticmethod
+    async def _carry(
+        source: trio.SocketStream,
+        target: trio.SocketStream,
+        way: Way,
+        data: bytes,
+        nursery: trio.Nursery,
+    ) -> None:
+        while True:
+            if data:
+                await way.passes.wait()
+                await target.send_all(data)
+            data = await source.receive_some(CHUNK_BYTES)
+            if not data:
+                nursery.cancel_scope.cancel()
+                return

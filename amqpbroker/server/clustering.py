@@ -1,6 +1,7 @@
 """A node's part in its cluster: what it knows, whom it is linked with, what it tells of itself."""
 
 import logging
+from collections import deque
 from collections.abc import Iterable
 from typing import TypeVar
 
@@ -25,6 +26,7 @@ from amqpbroker.definitions import (
     Change,
     QueueDefinition,
     VHostDefinition,
+    delete,
     put,
 )
 from amqpbroker.errors import DataError
@@ -42,6 +44,8 @@ _LINKED_S_MAX = 3.0
 _LOOK_S = 0.02
 _COLLECT_S = 1.0
 _STOP_S_MAX = 2.0
+_UNCLAIMED_S_MAX = 5.0
+"""An exclusive queue belongs to its connection at once, or never."""
 
 
 class Clustering:
@@ -69,6 +73,7 @@ class Clustering:
         self._running: dict[str, Member] = {}
         self._nodes: dict[str, None] = {}
         self._addresses: dict[str, Address] = {}
+        self._unclaimed: deque[tuple[float, QueueDefinition]] = deque()
         self._feed = Feed(Schema(config.cluster_name), self._apply)
         self._feed.listeners = {"n": self._see_member, "inc": self._see_incarnation}
         incarnation = membership.incarnation
@@ -151,7 +156,9 @@ class Clustering:
             is_first = self._config.name == min(self._running, default="")
             if self.membership.is_store_away:
                 self._leavings.settle(self._world.clock.monotonic_s())
-            elif is_first:
+                continue
+            self._drop_unclaimed()
+            if is_first:
                 linked = {node for node in self._nodes if self._links.to(node).is_up}
                 self._leavings.collect(self._world.clock.monotonic_s(), self._running, linked)
 
@@ -165,7 +172,19 @@ class Clustering:
             elif isinstance(definition, VHostDefinition):
                 for queue in self._broker.vhosts[definition.name].queues.values():
                     self._queues.forget(queue.definition)
+        elif isinstance(definition, QueueDefinition) and definition.exclusive:
+            self._unclaimed.append((self._world.clock.monotonic_s(), definition))
         self._broker.apply(change)
+
+    def _drop_unclaimed(self) -> None:
+        """Delete the exclusive queues here that were made after who wanted them had given up."""
+        unclaimed = self._unclaimed
+        before_s = self._world.clock.monotonic_s() - _UNCLAIMED_S_MAX
+        while unclaimed and unclaimed[0][0] < before_s:
+            _, definition = unclaimed.popleft()
+            queue = self._queues.find(definition.log_id)
+            if queue is not None and queue.owner is None:
+                self._broker.see_to(delete(definition))
 
     def _own_queues(self) -> list[QueueDefinition]:
         """The queues whose messages are kept here."""

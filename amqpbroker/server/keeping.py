@@ -152,7 +152,10 @@ class Keeping:
         self._work_lot.unpark_all()
 
     async def run(self, broker: Broker) -> None:
-        """Commit what gathers, until `stop`. Raises `DiskFailure`."""
+        """Commit what gathers, until `stop`. Raises `DiskFailure`.
+
+        Not before `clear_up`: what no open log needs is deleted.
+        """
         wal = self._store.wal
         try:
             async with trio.open_nursery() as nursery:

@@ -150,12 +150,13 @@ class Node:
                 listeners.append(await self._listen("link", *self.config.link))
             async with trio.open_nursery() as self._nursery:
                 try:
-                    if self._keeping is not None:
-                        self._nursery.start_soon(self._keeping.run, self.broker)
                     self._nursery.start_soon(self._tick)
                     self._nursery.start_soon(self._catch_up)
                     if self.clustering is not None:
                         await self.clustering.begin(self._nursery)
+                    if self._keeping is not None:  # By now all logs are open.
+                        self._nursery.start_soon(self._keeping.run, self.broker)
+                    if self.clustering is not None:
                         await self.clustering.announce(self._nursery, listeners[1], self.address[1])
                     self._nursery.start_soon(self._accept, self._listener)
                     self._watch(self.world.clock.monotonic_s())

@@ -59,6 +59,7 @@ class SimMachine:
         self._scope = trio.CancelScope()
         self._stopping = trio.Event()
         self._ended = trio.Event()
+        self._ended.set()
         self._is_killed = False
         self._lives = 0
 
@@ -69,7 +70,12 @@ class SimMachine:
 
     def is_up(self) -> bool:
         """Whether it serves clients."""
-        return self.node is not None
+        return self.node is not None and not self._stopping.is_set()
+
+    @property
+    def is_ended(self) -> bool:
+        """Whether it neither runs nor starts."""
+        return self._ended.is_set()
 
     async def run(self, task_status: trio.TaskStatus[None]) -> None:
         """Run the node until `stop` or `kill`."""

@@ -5,7 +5,7 @@ published, and has to be told of; what it was given, and has not settled. Its co
 `LinkConsumer`s.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import groupby
 from typing import Any, Protocol
 
@@ -17,6 +17,9 @@ from amqpbroker.cluster.wire import OUTBOX_BYTES_HIGH, Link
 from amqpbroker.errors import LinkFault
 from amqpbroker.message import Batch
 from amqpbroker.queues.queue import Consumer, Outcome, Queue
+
+_FRAME_BYTES_MAX = 1 << 20
+"""Messages of more octets are sent as several deliveries."""
 
 
 class Turns(Protocol):
@@ -106,18 +109,25 @@ class LinkConsumer(Consumer):
             self.park()  # Perhaps for another reason than before.
 
     def deliver(self, queue: Queue, indexes: range, batch: Batch, redelivered: bool) -> None:
-        attachment = self.attachment
         self._sent += len(indexes)
-        self._sent_bytes += sum(map(len, batch.raws))
+        size = sum(map(len, batch.raws))
+        self._sent_bytes += size
         if not self.no_ack:
-            attachment.held.add(indexes)
-        account = 0
+            self.attachment.held.add(indexes)
         if self._purse is not None:
-            account = self._purse.number
             self._purse.sent += len(indexes)
             del self._purse.consumers[self]  # Next time, the others come first.
             self._purse.consumers[self] = None
-        attachment.stream.send(
+        if size <= _FRAME_BYTES_MAX:
+            self._send(indexes, batch, redelivered)
+        else:
+            for part in _parts(batch.raws):
+                some = Batch(batch.origins[part], batch.raws[part])
+                self._send(indexes[part], some, redelivered)
+
+    def _send(self, indexes: range, batch: Batch, redelivered: bool) -> None:
+        account = 0 if self._purse is None else self._purse.number
+        self.attachment.stream.send(
             frames.DELIVER,
             frames.encode_deliver(self.number, account, indexes, batch, redelivered),
         )
@@ -131,6 +141,17 @@ class LinkConsumer(Consumer):
     def cancelled(self) -> None:
         self.attachment.consumers.pop(self, None)
         self.attachment.stream.forget(self)
+
+
+def _parts(raws: list[bytes]) -> Iterator[slice]:
+    """Where to cut messages, so that the parts, of at least one, are not too big for a frame."""
+    start = size = 0
+    for place, raw in enumerate(raws):
+        size += len(raw)
+        if size > _FRAME_BYTES_MAX and place > start:
+            yield slice(start, place)
+            start, size = place, len(raw)
+    yield slice(start, len(raws))
 
 
 class Attachment:

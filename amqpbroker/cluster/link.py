@@ -26,7 +26,6 @@ from amqpbroker.cluster.wire import (
     FIRST_USER_KIND,
     FRAME_BYTES_MAX,
     HEARTBEAT,
-    OUTBOX_BYTES_MAX,
     REVISION,
     Inbox,
     Link,
@@ -115,10 +114,12 @@ class StreamLink(Link):
 
     def send(self, kind: int, pieces: list[bytes]) -> None:
         if self.is_up and not self._reason:
-            if self._outbox.add(kind, pieces):
-                self._turn.speak(self)
+            try:
+                self._outbox.add(kind, pieces)
+            except LinkFault as fault:
+                self.break_off(str(fault))
             else:
-                self.break_off(f"over {OUTBOX_BYTES_MAX >> 20} MiB wait for it to read")
+                self._turn.speak(self)
 
     def break_off(self, reason: str) -> None:
         """End the stream, if there is one; the user is told in a moment."""
@@ -127,16 +128,18 @@ class StreamLink(Link):
 
     def flush(self) -> None:
         """Send what the system takes at once; the writer sees to the rest."""
-        if not self.is_up or self._reason or self._is_left or not self._outbox.size_bytes:
+        if not self.is_up or self._reason:
             return
-        try:
-            self._send()
-        except OSError as error:
-            self.break_off(str(error))
-            return
-        if self._outbox.size_bytes:
-            self._is_left = True
-            self._writer_lot.unpark_all()
+        if not self._is_left and self._outbox.size_bytes:
+            try:
+                self._send()
+            except OSError as error:
+                self.break_off(str(error))
+                return
+            if self._outbox.size_bytes:
+                self._is_left = True
+                self._writer_lot.unpark_all()
+        self._outbox.end_turn()
 
     def _send(self) -> None:
         self._outbox.send(self._stream.send_nowait)
@@ -233,6 +236,7 @@ class StreamLink(Link):
                     await self._writer_lot.park()
                 await self._stream.wait_writable()
                 self._send()
+                self._outbox.end_turn()
                 if not self._outbox.size_bytes:
                     self._is_left = False
                     self._user.drained(self)

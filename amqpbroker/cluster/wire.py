@@ -20,7 +20,7 @@ FRAME_BYTES_MAX = 256 << 20
 OUTBOX_BYTES_HIGH = 1 << 20
 """From here on, nothing that can wait should be sent: consumers get no credit."""
 OUTBOX_BYTES_MAX = 64 << 20
-"""What may wait for a peer that does not read; past that the stream is broken."""
+"""What may be added although so much waits; past that the stream is broken."""
 SEND_BYTES_MAX = 256 * 1024
 """Given to the system at once; then the link's own frames go first, and other peers."""
 
@@ -51,7 +51,8 @@ class Link(ABC):
         """Send a frame whose payload is ``pieces``, which must not change any more.
 
         It goes out at the end of the turn. While the link is down it is dropped, and so it is when
-        too much waits already (`OUTBOX_BYTES_MAX`): then the stream breaks.
+        it is too big (`FRAME_BYTES_MAX`), or too much waits already (`OUTBOX_BYTES_MAX`): then the
+        stream breaks.
         """
 
 
@@ -100,21 +101,31 @@ class Outbox:
         self._frames: deque[tuple[bytes, list[bytes]]] = deque()
         self._own: list[bytes] = []
         self._unsent = memoryview(b"")
-        self._limit_bytes = OUTBOX_BYTES_MAX
+        self._is_high = False
+        self._pressed_bytes = 0
 
-    def add(self, kind: int, pieces: list[bytes]) -> bool:
-        """Add a frame at the end; whether there was room for it.
+    def add(self, kind: int, pieces: list[bytes]) -> None:
+        """Add a frame at the end.
 
-        However big a frame is, it has room if what waits before it is not too much.
+        Raises `LinkFault` if it is over `FRAME_BYTES_MAX`, or if `OUTBOX_BYTES_MAX` were added
+        although too much waited from earlier turns; big frames count as one mebioctet there, so
+        that a few messages as big as clients may send them do no harm.
         """
-        if self.size_bytes > self._limit_bytes:
-            return False
         size = sum(map(len, pieces))
-        assert size <= FRAME_BYTES_MAX, size
+        if size > FRAME_BYTES_MAX:
+            raise LinkFault(f"a frame of {size} octets would be sent, more than {FRAME_BYTES_MAX}")
+        if self._is_high:
+            self._pressed_bytes += HEAD_BYTES + min(size, OUTBOX_BYTES_HIGH)
+            if self._pressed_bytes > OUTBOX_BYTES_MAX:
+                raise LinkFault(f"over {OUTBOX_BYTES_MAX >> 20} MiB wait for it to read")
         self._frames.append((_HEAD.pack(size, kind), pieces))
         self.size_bytes += HEAD_BYTES + size
-        self._limit_bytes = max(self._limit_bytes, OUTBOX_BYTES_MAX + size)
-        return True
+
+    def end_turn(self) -> None:
+        """What waits now waits from an earlier turn."""
+        self._is_high = self.size_bytes > OUTBOX_BYTES_HIGH
+        if not self._is_high:
+            self._pressed_bytes = 0
 
     def add_own(self, kind: int, payload: bytes = b"") -> None:
         """Add a frame that waits for no other but those that are partly sent."""
@@ -132,8 +143,6 @@ class Outbox:
         taken = take(self._unsent[:SEND_BYTES_MAX])
         self._unsent = self._unsent[taken:]
         self.size_bytes -= taken
-        if not self.size_bytes:
-            self._limit_bytes = OUTBOX_BYTES_MAX
 
     def _gather(self) -> bytes:
         """Some whole frames; more than may be sent at once only if the last of them is big."""

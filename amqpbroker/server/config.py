@@ -12,10 +12,13 @@ from typing import Any
 import attrs
 
 from amqpbroker.cluster.placement import LOCATORS, is_locator
+from amqpbroker.cluster.wire import FRAME_BYTES_MAX
 from amqpbroker.errors import ConfigError
 from amqpbroker.server.limits import Amount, disk_amount, memory_amount
 
 ENVIRONMENT_PREFIX = "AMQPBROKER_"
+_CLUSTER_MESSAGE_BYTES_MAX = FRAME_BYTES_MAX - (1 << 20)
+"""Beside a message, a frame between nodes carries what else is known of it."""
 
 
 def _default_name() -> str:
@@ -183,6 +186,11 @@ class Config:
             raise ConfigError(
                 "a node that keeps everything in memory cannot be in a cluster:"
                 " leave out --memory, or --cluster"
+            )
+        if self.cluster and self.message_bytes_max > _CLUSTER_MESSAGE_BYTES_MAX:
+            raise ConfigError(
+                f"message_bytes_max can be {_CLUSTER_MESSAGE_BYTES_MAX} at most in a cluster,"
+                " as a message goes from node to node in one frame"
             )
         if bool(self.etcd_cert) != bool(self.etcd_key):
             raise ConfigError("etcd_cert and etcd_key go together: give both, or none")

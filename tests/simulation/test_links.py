@@ -602,7 +602,7 @@ def test_who_does_not_read_is_let_go_before_too_much_waits(
         mib = bytes(1 << 20)
         while b.to(a).is_up:
             b.ping(a, mib)
-            assert b.to(a).outbox_bytes <= OUTBOX_BYTES_MAX + 2 * (len(mib) + 5)
+            assert b.to(a).outbox_bytes <= OUTBOX_BYTES_MAX + 4 * len(mib)
             await trio.sleep(0.01)
         assert trio.current_time() < 2
         assert b.to(a).outbox_bytes == 0

@@ -104,8 +104,8 @@ def test_a_broken_octet_never_makes_more_of_a_stream_than_frames() -> None:
 
 def test_frames_go_out_in_order_and_the_links_own_before_them() -> None:
     outbox = Outbox()
-    assert outbox.add(KIND, [b"a", b"b"])
-    assert outbox.add(KIND, [])
+    outbox.add(KIND, [b"a", b"b"])
+    outbox.add(KIND, [])
     outbox.add_own(HEARTBEAT)
     assert outbox.size_bytes == 2 + 3 * HEAD_BYTES
 
@@ -142,25 +142,44 @@ def test_the_system_is_given_a_bounded_piece_at_a_time() -> None:
     assert max(sizes) == SEND_BYTES_MAX
 
 
-def test_a_full_outbox_takes_no_more() -> None:
+def test_an_outbox_to_which_is_added_although_too_much_waits_is_full_some_time() -> None:
     outbox = Outbox()
-    count = 0
-    while outbox.add(KIND, [MIB]):
-        count += 1
-    assert count == OUTBOX_BYTES_MAX // len(MIB) + 1
+    for _ in range(100):
+        outbox.add(KIND, [MIB])  # All in one turn: nobody could know.
+    outbox.end_turn()
+    for _ in range(OUTBOX_BYTES_MAX // len(MIB) - 1):
+        outbox.add(KIND, [MIB])
+    with pytest.raises(LinkFault, match="over 64 MiB wait for it to read"):
+        outbox.add(KIND, [MIB])  # The heads count too.
+
     sent(outbox)
-    assert outbox.add(KIND, [MIB])
+    outbox.end_turn()
+    outbox.add(KIND, [MIB])
 
 
-def test_one_frame_has_room_however_big_it_is_and_others_behind_it(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(wire, "OUTBOX_BYTES_MAX", 1000)
+def test_what_drains_in_between_is_not_counted() -> None:
     outbox = Outbox()
-    assert outbox.add(KIND, [bytes(5000)])
-    assert outbox.add(KIND, [bytes(900)])
-    assert outbox.add(KIND, [bytes(900)])
-    assert not outbox.add(KIND, [b""])
-    sent(outbox)
-    while outbox.add(KIND, [bytes(100)]):
-        assert outbox.size_bytes < 1000 + 3 * 100
+    for _ in range(200):
+        for _ in range(10):
+            outbox.add(KIND, [MIB])
+            outbox.end_turn()
+        sent(outbox)
+        outbox.end_turn()
+
+
+def test_a_few_big_messages_have_room_although_much_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire, "OUTBOX_BYTES_HIGH", 1000)
+    outbox = Outbox()
+    outbox.add(KIND, [bytes(2000)])
+    outbox.end_turn()
+    for _ in range(3):
+        outbox.add(KIND, [bytes(OUTBOX_BYTES_MAX)])
+
+
+def test_a_frame_that_nobody_would_take_is_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire, "FRAME_BYTES_MAX", 1000)
+    outbox = Outbox()
+    outbox.add(KIND, [bytes(1000)])
+    with pytest.raises(LinkFault, match="a frame of 1001 octets would be sent, more than 1000"):
+        outbox.add(KIND, [bytes(1000), b"1"])
+    assert outbox.size_bytes == 1000 + HEAD_BYTES

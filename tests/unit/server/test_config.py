@@ -191,6 +191,12 @@ def test_a_node_in_memory_is_in_no_cluster() -> None:
     assert "leave out --memory" in refused({"memory": True, "cluster": "http://a:2379"})
 
 
+def test_a_message_fits_into_a_frame_between_nodes() -> None:
+    huge = {"message_bytes_max": 256 << 20}
+    assert load_config(huge, {}).message_bytes_max == 256 << 20
+    assert "can be 267386880 at most" in refused({**huge, "cluster": "http://a:2379"})
+
+
 def test_what_is_said_to_etcd_goes_together() -> None:
     assert "etcd_cert and etcd_key" in refused({"etcd_cert": "a"})
     assert "etcd_user and etcd_password_file" in refused({"etcd_user": "a"})

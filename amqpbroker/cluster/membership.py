@@ -28,7 +28,9 @@ from amqpbroker.errors import (
     ConfigError,
     DataError,
     LeaseNotFound,
+    NotFound,
     OutcomeUnknown,
+    PreconditionFailed,
     StoreError,
     StoreRefused,
     StoreUnavailable,
@@ -305,6 +307,24 @@ class Membership:
                 return
             except StoreError as error:
                 log.info("cannot tell the cluster that the node stops: %s", error)
+
+    # -- other nodes ---------------------------------------------------------------------------
+
+    async def forget(self, node: str) -> None:
+        """Strike a node off that is down: only with an empty disk may it come again.
+
+        Raises `NotFound` when there is no such node, `PreconditionFailed` when it is up, and
+        `StoreError`.
+        """
+        key = self.keys.incarnation(node)
+        item = (await self._store.get(key)).item
+        there = Incarnation("", 0) if item is None else decode(key, item.value, Incarnation)
+        if item is None or not there.uuid:
+            raise NotFound("The node selected is not in the cluster.")
+        conditions = [unchanged(key, item.mod_revision), absent(self.keys.member(node))]
+        forgotten = Put(key, encode(Incarnation("", there.inc)))
+        if not (await self._store.txn(conditions, [forgotten])).succeeded:
+            raise PreconditionFailed(f"node {node} is up, or has been until a moment ago: stop it")
 
     # -- the store -----------------------------------------------------------------------------
 

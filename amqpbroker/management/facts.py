@@ -1,6 +1,6 @@
 """What only the running node knows of itself."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import attrs
@@ -22,6 +22,10 @@ def _unknown() -> int:
 
 
 def _nothing() -> None:
+    return None
+
+
+async def _at_once() -> None:
     return None
 
 
@@ -61,5 +65,11 @@ class NodeFacts:
     """Ask the other nodes how many messages are in their queues."""
     is_refreshing: Callable[[], bool] = _no
     """Whether some have yet to answer."""
+    drain: Callable[[], None] = _nothing
+    """Have it serve no clients any more."""
+    revive: Callable[[], Awaitable[None]] = _at_once
+    """Have it serve clients again; raises `ConfigError` when it cannot."""
+    forget: Callable[[str], Awaitable[None]] | None = None
+    """Strike another node off the cluster; None: the node is in none."""
     configure: Callable[[Mapping[str, Any]], None] = _ignore
     """Change settings of the node while it runs; raises `ConfigError`."""

@@ -346,4 +346,17 @@ RESOURCES = (
         post=operations.stop,
         exists=operations.is_this_node,
     ),
+    Resource(
+        "/amqpbroker/nodes/{node}/drain",
+        administrator,
+        post=operations.drain,
+        exists=operations.is_this_node,
+    ),
+    Resource(
+        "/amqpbroker/nodes/{node}/revive",
+        administrator,
+        post=operations.revive,
+        exists=operations.is_this_node,
+    ),
+    Resource("/amqpbroker/nodes/{node}", administrator, delete=operations.forget),
 )

@@ -29,8 +29,8 @@ from amqpbroker.definitions import (
     delete,
     put,
 )
-from amqpbroker.errors import DataError
-from amqpbroker.queues.queue import Pending
+from amqpbroker.errors import DataError, InternalError, StoreError
+from amqpbroker.queues.queue import Pending, when_all
 from amqpbroker.server.config import Config
 from amqpbroker.server.keeping import Keeping
 from amqpbroker.world import Listener, World
@@ -161,6 +161,20 @@ class Clustering:
             if is_first:
                 linked = {node for node in self._nodes if self._links.to(node).is_up}
                 self._leavings.collect(self._world.clock.monotonic_s(), self._running, linked)
+
+    async def forget(self, node: str) -> None:
+        """Strike a node off that is down for ever, with its queues.
+
+        Raises `NotFound` when there is no such node, `PreconditionFailed` when it is up, and
+        `InternalError` when the store does not answer.
+        """
+        try:
+            await self.membership.forget(node)
+        except StoreError as error:
+            raise InternalError(f"the cluster's store (etcd) does not answer: {error}") from error
+        queues = [each for each in self._feed.catalog.all(QueueDefinition) if each.leader == node]
+        log.warning("node %s is forgotten, and %d queues with it", node, len(queues))
+        await _answered(when_all([self._broker.see_to(delete(each)) for each in queues]))
 
     # -- what changes --------------------------------------------------------------------------
 

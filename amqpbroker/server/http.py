@@ -89,6 +89,9 @@ def _facts(node: Node, stop: Callable[[], None]) -> NodeFacts:
         refresh=node.refresh,
         is_refreshing=node.is_refreshing,
         stop=stop,
+        drain=node.drain,
+        revive=node.revive,
+        forget=None if node.clustering is None else node.clustering.forget,
         configure=node.configure,
     )
 

@@ -141,13 +141,12 @@ class Node:
 
     @asynccontextmanager
     async def _run(self) -> AsyncIterator[None]:
-        listeners: list[Listener] = []
+        link_listener: Listener | None = None
         try:
             await self._open_data()
             self._listener = await self._listen("listen", *self.config.listen)
-            listeners.append(self._listener)
             if self.clustering is not None:
-                listeners.append(await self._listen("link", *self.config.link))
+                link_listener = await self._listen("link", *self.config.link)
             async with trio.open_nursery() as self._nursery:
                 try:
                     self._nursery.start_soon(self._tick)
@@ -156,8 +155,10 @@ class Node:
                         await self.clustering.begin(self._nursery)
                     if self._keeping is not None:  # By now all logs are open.
                         self._nursery.start_soon(self._keeping.run, self.broker)
-                    if self.clustering is not None:
-                        await self.clustering.announce(self._nursery, listeners[1], self.address[1])
+                    if self.clustering is not None and link_listener is not None:
+                        await self.clustering.announce(
+                            self._nursery, link_listener, self.address[1]
+                        )
                     self._nursery.start_soon(self._accept, self._listener)
                     self._watch(self.world.clock.monotonic_s())
                     yield
@@ -170,8 +171,10 @@ class Node:
                 finally:
                     self._nursery.cancel_scope.cancel()
         finally:
-            for listener in listeners:
-                listener.close()
+            if self._listener is not None:
+                self._listener.close()
+            if link_listener is not None:
+                link_listener.close()
             if self._keeping is not None:
                 self._keeping.close()
 
@@ -235,6 +238,28 @@ class Node:
         with trio.move_on_after(self.config.shutdown_timeout_s):
             while self._served:
                 await self._idle_lot.park()
+
+    # -- maintenance ---------------------------------------------------------------------------
+
+    def drain(self) -> None:
+        """Serve no clients any more, until `revive`: they are closed, and no others are taken.
+
+        New queues come to other nodes; those that are here can be used through other nodes.
+        """
+        assert self._listener is not None
+        log.warning("no clients are served any more: the node is put into maintenance mode")
+        if self.clustering is not None:
+            self.clustering.membership.change(maintenance=True)
+        self._listener.close()
+        self.broker.close_all(ConnectionForced("Node was put into maintenance mode"))
+        self.broker.turn.end_batch()
+
+    async def revive(self) -> None:
+        """Serve clients again. Raises `ConfigError` when the port is another program's by now."""
+        self._listener = await self._listen("listen", self.config.listen[0], self.address[1])
+        self._nursery.start_soon(self._accept, self._listener)
+        if self.clustering is not None:
+            self.clustering.membership.change(maintenance=False)
 
     # -- tasks ---------------------------------------------------------------------------------
 

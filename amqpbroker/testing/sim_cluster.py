@@ -12,6 +12,8 @@ host on the network (``node1`` …), and a way to etcd.
 """
 
 import random
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import TracebackType
 from typing import Any, Self
 
@@ -134,18 +136,15 @@ class SimCluster:
     etcd: SimEtcd = attrs.field(init=False)
     machines: list[SimMachine] = attrs.field(init=False)
     _nursery: trio.Nursery = attrs.field(init=False)
-    _manager: Any = attrs.field(init=False)
+    _running: AbstractAsyncContextManager[None] = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self.etcd = SimEtcd(self.sim.world.clock, random.Random(f"etcd {self.sim.seed}"))
         self.machines = [SimMachine(self, number) for number in range(self.count)]
 
     async def __aenter__(self) -> Self:
-        self._manager = trio.open_nursery()
-        self._nursery = await self._manager.__aenter__()
-        async with trio.open_nursery() as nursery:
-            for number in range(self.count if self.started is None else self.started):
-                nursery.start_soon(self.start, number)
+        self._running = self._run()
+        await self._running.__aenter__()
         return self
 
     async def __aexit__(
@@ -154,12 +153,21 @@ class SimCluster:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> bool | None:
-        for number, machine in enumerate(self.machines):
-            if machine.is_up():
-                self.kill(number)
-        self._nursery.cancel_scope.cancel()
-        handled: bool | None = await self._manager.__aexit__(kind, error, trace)
-        return handled
+        return await self._running.__aexit__(kind, error, trace)
+
+    @asynccontextmanager
+    async def _run(self) -> AsyncIterator[None]:
+        async with trio.open_nursery() as self._nursery:
+            try:
+                async with trio.open_nursery() as nursery:
+                    for number in range(self.count if self.started is None else self.started):
+                        nursery.start_soon(self.start, number)
+                yield
+            finally:
+                for number, machine in enumerate(self.machines):
+                    if not machine.is_ended:
+                        self.kill(number)
+                self._nursery.cancel_scope.cancel()
 
     async def start(self, number: int) -> None:
         """Start a node that does not run; done when it serves clients.

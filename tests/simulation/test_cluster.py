@@ -5,7 +5,13 @@ import trio
 from pamqp import commands
 
 from amqpbroker.definitions import QueueDefinition
-from amqpbroker.errors import ConfigError, DataError
+from amqpbroker.errors import (
+    ConfigError,
+    DataError,
+    InternalError,
+    NotFound,
+    PreconditionFailed,
+)
 from amqpbroker.server.config import Config
 from amqpbroker.server.node import Node
 from amqpbroker.testing.client import Client, Content
@@ -287,6 +293,69 @@ def test_queues_come_to_be_where_the_locator_says() -> None:
 def leader_of(queues: list[QueueDefinition], name: str) -> str:
     [leader] = [each.leader for each in queues if each.name == name]
     return leader
+
+
+def test_a_node_that_is_drained_serves_others_and_no_clients() -> None:
+    async def scenario(sim: Simulation) -> None:
+        async with SimCluster(sim, 2) as cluster:
+            a, b = await cluster.client(0), await confirming(cluster, 1)
+            await declare(a, "q", durable=True)
+            node = cluster.machines[0].node
+            assert node is not None
+            node.drain()
+            close = await a.wait_for(commands.Connection.Close)
+            assert close.reply_text == "CONNECTION_FORCED - Node was put into maintenance mode"
+            with pytest.raises(OSError, match="nobody listens"):
+                await cluster.client(0)
+            await trio.sleep(1)
+            assert await publish(b, "q", b"1")
+            await declare(b, "new", durable=True, arguments={"x-queue-master-locator": "random"})
+            other = cluster.machines[1].node
+            assert other is not None
+            assert other.broker.vhosts["/"].queues["new"].definition.leader == "rabbit@node2"
+            assert other.clustering is not None
+            assert other.clustering.status().running["rabbit@node1"].maintenance
+
+            await node.revive()
+            await trio.sleep(1)
+            assert await declare(await cluster.client(0), "q", passive=True) == 1
+            assert not other.clustering.status().running["rabbit@node1"].maintenance
+
+    simulate(16, scenario)
+
+
+def test_a_node_that_is_forgotten_takes_its_queues_along() -> None:
+    async def scenario(sim: Simulation) -> None:
+        async with SimCluster(sim, 2) as cluster:
+            a, b = await cluster.client(0), await cluster.client(1)
+            await declare(a, "gone", durable=True)
+            await declare(b, "stays", durable=True)
+            node = cluster.machines[1].node
+            assert node is not None
+            assert node.clustering is not None
+            forget = node.clustering.forget
+            with pytest.raises(PreconditionFailed, match="rabbit@node1 is up"):
+                await forget("rabbit@node1")
+            with pytest.raises(NotFound, match="The node selected is not in the cluster"):
+                await forget("rabbit@nobody")
+            cluster.kill(0)
+            await trio.sleep(20)
+            await forget("rabbit@node1")
+            assert node.clustering.status().nodes == ("rabbit@node2",)
+            assert "no queue 'gone'" in await passive(b, "gone")
+            assert await declare(b, "stays", passive=True) == 0
+            with pytest.raises(NotFound):
+                await forget("rabbit@node1")
+            with pytest.raises(DataError, match="has forgotten the node rabbit@node1"):
+                await cluster.start(0)
+            cluster.machines[0].settings["data_dir"] = "/empty"
+            await cluster.start(0)
+            assert node.clustering.status().nodes == ("rabbit@node1", "rabbit@node2")
+            cluster.etcd.stall()
+            with pytest.raises(InternalError, match="does not answer"):
+                await forget("rabbit@node1")
+
+    simulate(17, scenario)
 
 
 # -- joining -----------------------------------------------------------------------------------

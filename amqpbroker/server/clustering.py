@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Iterable
 from typing import TypeVar
 
+import attrs
 import trio
 
 from amqpbroker import __version__
@@ -33,7 +34,7 @@ from amqpbroker.errors import DataError, InternalError, StoreError
 from amqpbroker.queues.queue import Pending, when_all
 from amqpbroker.server.config import Config
 from amqpbroker.server.keeping import Keeping
-from amqpbroker.world import Listener, World
+from amqpbroker.world import Listener, Network, World
 
 Record = TypeVar("Record", Member, Incarnation)
 
@@ -51,7 +52,7 @@ _UNCLAIMED_S_MAX = 5.0
 class Clustering:
     """The part of the node ``config.name``; `begin`, `announce` and `leave` in this order.
 
-    ``queues`` are those of the broker. ``alarms`` are what runs low on other nodes.
+    ``queues`` are those of the broker, ``network`` is that by which nodes reach each other.
     """
 
     def __init__(
@@ -63,8 +64,10 @@ class Clustering:
         keeping: Keeping,
         broker: Broker,
         queues: ClusterQueues,
+        network: Network,
     ) -> None:
         self.membership = membership
+        self.network = network
         self._config = config
         self._world = world
         self._keeping = keeping
@@ -85,7 +88,8 @@ class Clustering:
         self._coordinator.after = self._tell_revision
         identity = Identity(membership.cluster_id, config.name, incarnation, membership.secret)
         serving = Serving(broker.turn, queues.find, self._delete_queue)
-        self._links = Links(world, broker.turn, identity, queues.remote, serving)
+        linked = attrs.evolve(world, network=network)
+        self._links = Links(linked, broker.turn, identity, queues.remote, serving)
         self._links.on_revision = lambda node, revision: self._coordinator.look()
         self._leavings = Leavings(self._feed, config.name, incarnation, broker.see_to)
         self._tasks = trio.CancelScope()

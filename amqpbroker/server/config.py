@@ -154,6 +154,11 @@ class Config:
         converter=_link,
     )
     """Where the other nodes of the cluster connect to."""
+    link_ca: str = attrs.field(default="", validator=_path("file"))
+    """With the next two, streams between nodes are under TLS: who has no certificate of these is
+    none of them. The name in a node's certificate is the host under which others reach it."""
+    link_cert: str = attrs.field(default="", validator=_path("file"))
+    link_key: str = attrs.field(default="", validator=_path("file"))
     advertise: str = attrs.field(default="", validator=_any_text)
     """The host, or HOST:PORT, where others reach this one; empty: where it listens."""
     queue_leader_locator: str = attrs.field(default="", validator=_locator)
@@ -194,6 +199,8 @@ class Config:
             )
         if bool(self.etcd_cert) != bool(self.etcd_key):
             raise ConfigError("etcd_cert and etcd_key go together: give both, or none")
+        if len({bool(self.link_ca), bool(self.link_cert), bool(self.link_key)}) > 1:
+            raise ConfigError("link_ca, link_cert and link_key go together: give all, or none")
         if bool(self.etcd_user) != bool(self.etcd_password_file):
             raise ConfigError("etcd_user and etcd_password_file go together: give both, or none")
 

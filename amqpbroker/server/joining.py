@@ -18,8 +18,8 @@ from amqpbroker.errors import ConfigError
 from amqpbroker.server.config import Config
 from amqpbroker.server.keeping import Keeping
 from amqpbroker.storage.directory import refusals
-from amqpbroker.world import World
-from amqpbroker.world.tls import client_context
+from amqpbroker.world import Network, World
+from amqpbroker.world.tls import TlsNetwork, client_context, node_contexts
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +38,21 @@ def open_store(config: Config, world: World) -> EtcdClient:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read what is for etcd: {error}") from error
     return EtcdClient(world.network, world.random, config.cluster, tls=tls, user=user)
+
+
+def link_network(config: Config, network: Network) -> Network:
+    """The network by which nodes reach each other, under TLS if so configured.
+
+    Raises `ConfigError`.
+    """
+    if not config.link_cert:
+        return network
+    try:
+        return TlsNetwork(
+            network, *node_contexts(config.link_ca, config.link_cert, config.link_key)
+        )
+    except OSError as error:
+        raise ConfigError(f"cannot use the certificates for the link: {error}") from error
 
 
 class Joining:

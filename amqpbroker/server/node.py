@@ -22,10 +22,10 @@ from amqpbroker.queues.queue import QueueType
 from amqpbroker.server.amqp import AmqpConnection
 from amqpbroker.server.clustering import Clustering
 from amqpbroker.server.config import Config
-from amqpbroker.server.joining import Joining, open_store
+from amqpbroker.server.joining import Joining, link_network, open_store
 from amqpbroker.server.keeping import Keeping
 from amqpbroker.storage.log import Log
-from amqpbroker.world import Listener, World, real_world
+from amqpbroker.world import Listener, Network, World, real_world
 
 log = logging.getLogger(__name__)
 
@@ -146,7 +146,9 @@ class Node:
             await self._open_data()
             self._listener = await self._listen("listen", *self.config.listen)
             if self.clustering is not None:
-                link_listener = await self._listen("link", *self.config.link)
+                link_listener = await self._listen(
+                    "link", *self.config.link, self.clustering.network
+                )
             async with trio.open_nursery() as self._nursery:
                 try:
                     self._nursery.start_soon(self._tick)
@@ -194,10 +196,18 @@ class Node:
     async def _join(self, folder: str) -> None:
         """Be a member of a cluster, which knows what there is."""
         config, world = self.config, self.world
+        network = link_network(config, world.network)
         store = self._store or open_store(config, world)
         self._keeping, membership = await Joining(config, world, store, folder).join()
         self.clustering = Clustering(
-            config, world, store, membership, self._keeping, self.broker, self._cluster_queues
+            config,
+            world,
+            store,
+            membership,
+            self._keeping,
+            self.broker,
+            self._cluster_queues,
+            network,
         )
 
     def _queue_types(self) -> dict[str, QueueType]:
@@ -217,9 +227,11 @@ class Node:
         assert self._keeping is not None
         return self._keeping.open_log(definition)
 
-    async def _listen(self, setting: str, host: str, port: int) -> Listener:
+    async def _listen(
+        self, setting: str, host: str, port: int, network: Network | None = None
+    ) -> Listener:
         try:
-            return await self.world.network.listen(host, port)
+            return await (network or self.world.network).listen(host, port)
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
                 raise ConfigError(

@@ -1,5 +1,8 @@
 """Several nodes of a cluster: what one does, all see; what befalls one, all heed."""
 
+from pathlib import Path
+
+import attrs
 import pytest
 import trio
 from pamqp import commands
@@ -14,6 +17,7 @@ from amqpbroker.errors import (
 )
 from amqpbroker.server.config import Config
 from amqpbroker.server.node import Node
+from amqpbroker.testing.certificates import make_certificate
 from amqpbroker.testing.client import Client, Content
 from amqpbroker.testing.sim_cluster import SimCluster
 from amqpbroker.testing.world import Simulation, simulate
@@ -356,6 +360,25 @@ def test_a_node_that_is_forgotten_takes_its_queues_along() -> None:
                 await forget("rabbit@node1")
 
     simulate(17, scenario)
+
+
+def test_streams_between_nodes_may_be_under_tls(tmp_path: Path) -> None:
+    certificates = [
+        make_certificate(tmp_path / name, "node1", "node2", "node3") for name in ("ours", "other")
+    ]
+
+    async def scenario(sim: Simulation) -> None:
+        cluster = SimCluster(sim)
+        for machine, of in zip(cluster.machines, (0, 0, 1), strict=True):
+            files = attrs.asdict(certificates[of])
+            machine.settings |= {f"link_{name}": path for name, path in files.items()}
+        async with cluster:
+            a, b, c = [await cluster.client(number) for number in range(3)]
+            await declare(a, "q", durable=True)
+            assert await declare(b, "q", passive=True) == 0
+            assert "is down or inaccessible" in await passive(c, "q")
+
+    simulate(18, scenario)
 
 
 # -- joining -----------------------------------------------------------------------------------

@@ -200,6 +200,7 @@ def test_a_message_fits_into_a_frame_between_nodes() -> None:
 def test_what_is_said_to_etcd_goes_together() -> None:
     assert "etcd_cert and etcd_key" in refused({"etcd_cert": "a"})
     assert "etcd_user and etcd_password_file" in refused({"etcd_user": "a"})
+    assert "link_ca, link_cert and link_key" in refused({"link_ca": "a", "link_key": "b"})
 
 
 def test_others_find_a_node_where_it_listens_or_says() -> None:

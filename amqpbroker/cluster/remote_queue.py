@@ -285,13 +285,13 @@ class RemoteQueue(Queue):
             while member.held and consumer.credit > 0 and handed < limit:
                 handed += self._hand_over(member, consumer, *member.held.pop(0))
             credit = consumer.credit
+            if credit > 0 and member.held:
+                self._stirred[member] = None  # Another turn's work.
+                self._wake(self)
+                continue
             is_news = self._node.purses.settle(member, consumer.purse)
             if credit <= 0:
                 consumer.park()
-            elif member.held:
-                self._stirred[member] = None
-                self._wake(self)
-                continue
             else:
                 is_news = member.raise_limit(credit) or is_news
             if is_news:

@@ -121,7 +121,8 @@ class Keeping:
     def begin(self, broker: Broker) -> None:
         """Give the broker what was kept; from now on, keep what it decides.
 
-        Raises `DiskFailure`.
+        In one step, which may be long (10 000 queues: 0.75 s): nobody is served yet. Raises
+        `DiskFailure`.
         """
         queues = []
         for change in self._catalog.changes():

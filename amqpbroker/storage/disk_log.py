@@ -21,6 +21,7 @@ from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
 from itertools import compress
+from operator import or_
 
 import attrs
 
@@ -32,8 +33,14 @@ from amqpbroker.storage.segments import Place, Segments
 
 _PUT_AWAY_BYTES_MAX = 2 * 1024 * 1024
 """Messages that are written to segments in one go."""
+_PUT_AWAY_MAX = 8192
+"""The same, counted with those that were settled in between."""
+_MOVED_MAX = 2048
+"""Messages in chunks that leave sparse segments in one go."""
 RESIDUE_BYTES_MAX = 1024 * 1024
 """Messages of one log that are said again when the journal begins anew, rather than put away."""
+_ENTRY_BYTES = 8
+"""What a list or an array has for each message, be it there or settled."""
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +88,7 @@ class Waiting:
     """Called when a log comes to be short of room."""
 
 
-@attrs.frozen
+@attrs.define
 class ChunkState:
     """A chunk in a segment, as `DiskLog.restate` tells of it."""
 
@@ -115,7 +122,12 @@ class LogState:
                     chunk.first,
                     chunk.count,
                     chunk.live,
-                    *attrs.astuple(place),
+                    place.segment,
+                    place.offset,
+                    place.size,
+                    place.checksum,
+                    place.messages,
+                    place.transient,
                     gone is not None,
                 )
             )
@@ -161,6 +173,7 @@ def _flags(bits: bytes, count: int) -> bytes:
 
 
 _DIGITS = b"01" + b"1" * 254
+_NEGATED = b"\1" + bytes(255)
 
 
 class DiskLog(MemoryLog):
@@ -279,8 +292,7 @@ class DiskLog(MemoryLog):
             pieces = encode_packed_image(chunk.base, origins, chunk.offsets, chunk.packed)
             origins = origins * len(indexes) if len(origins) == 1 else origins
         else:
-            MemoryLog._make_ready(self, chunk)
-            indexes, origins, pieces = _image(chunk, chunk.gone or bytearray(chunk.count))
+            indexes, origins, pieces = _image(chunk, chunk.gone or bytes(chunk.count))
         transient = sum(not origin.traits.persistent for origin in origins)
         chunk.place = self._segments.store(
             pieces, indexes.start, len(indexes), len(origins), transient
@@ -408,35 +420,34 @@ class DiskLog(MemoryLog):
         if self.leave_sparse(self._old_chunks()):
             return True
         apart = [chunk for chunk in self._old_chunks() if chunk.place is None]
-        if sum(map(_weight, apart)) <= RESIDUE_BYTES_MAX:
+        if sum(map(_weight_left, apart)) <= RESIDUE_BYTES_MAX:
             return False
-        size = 0
+        size = count = 0
         for chunk in apart:
             if chunk is not self._last:
-                size += _weight(chunk)
+                size += _weight_left(chunk)
+                count += chunk.count
                 if not self._put_away(chunk):
                     return True
-            if size >= _PUT_AWAY_BYTES_MAX:
+            if size >= _PUT_AWAY_BYTES_MAX or count >= _PUT_AWAY_MAX:
                 return True
         return False
 
     def leave_sparse(self, chunks: Iterable[Chunk]) -> bool:
-        """Have those ``chunks`` that lie in sparse segments wait elsewhere.
+        """Have some of those ``chunks`` wait elsewhere that lie in sparse segments.
 
         In memory while there is room, else in another segment. A few milliseconds' work; whether
-        there is more.
+        it was any.
         """
         sparse = self._segments.sparse
-        if not sparse:
-            return False
-        size = 0
-        for chunk in list(chunks):
+        count = 0
+        for chunk in list(chunks) if sparse else ():
             place = chunk.place
             if place is None or place.segment not in sparse:
                 continue
-            if size >= _PUT_AWAY_BYTES_MAX:
-                return True
-            size += place.size
+            if count >= _MOVED_MAX:
+                break
+            count += place.messages
             self._make_ready(chunk)
             if not chunk.raws:
                 continue  # It is damaged, and stays where it is.
@@ -448,7 +459,7 @@ class DiskLog(MemoryLog):
                 self._left.append(place)
             else:
                 self._segments.release(place)
-        return False
+        return count > 0
 
     @property
     def is_sparse(self) -> bool:
@@ -491,7 +502,7 @@ class DiskLog(MemoryLog):
                     ChunkState(chunk.base, chunk.count, chunk.live, chunk.place, gone or None)
                 )
             elif self._has_persistent:
-                indexes, origins, image = _image(chunk, _not_persistent(chunk))
+                indexes, origins, image = _persistent_image(chunk)
                 if origins:
                     images.append((indexes, len(origins), image))
         read_end = max(self._read_end, self._read_before)
@@ -505,7 +516,7 @@ class DiskLog(MemoryLog):
         self._has_persistent = True
         chunks = [self._recover_chunk(there) for there in state.chunks]
         for chunk in _in_chunks(messages, [chunk.base for chunk in chunks]):
-            self._weigh(chunk, chunk.size_bytes)
+            self._weigh(chunk, _weight(chunk))
             chunks.append(chunk)
         if self._waiting.bytes > self._waiting.bytes_max:
             self._fall_short()
@@ -589,27 +600,39 @@ def _in_chunks(messages: dict[int, tuple[Origin, bytes]], borders: list[int]) ->
 
 
 def _weight(chunk: Chunk) -> int:
-    return len(chunk.packed) or sum(map(len, chunk.raws))
+    """What a chunk takes in memory, but for objects around it."""
+    if chunk.offsets is not None:
+        return len(chunk.packed) + _ENTRY_BYTES * chunk.count
+    return sum(map(len, chunk.raws)) + 2 * _ENTRY_BYTES * chunk.count
 
 
-def _not_persistent(chunk: Chunk) -> bytearray:
-    """Which messages of a chunk in memory do not outlive the node, an octet for each."""
+def _weight_left(chunk: Chunk) -> int:
+    """About what a chunk takes without the octets of messages that are settled."""
+    if not chunk.weight_bytes:
+        return _weight(chunk)
+    entries = _ENTRY_BYTES * chunk.count
+    return entries + (chunk.weight_bytes - entries) * chunk.live // chunk.count
+
+
+def _persistent_image(chunk: Chunk) -> tuple[range, list[Origin], list[bytes]]:
+    """As `_image`, of what outlives the node."""
+    gone = chunk.gone or bytes(chunk.count)
+    indexes, origins, pieces = _image(chunk, gone)
+    if all(origin.traits.persistent for origin in origins):
+        return indexes, origins, pieces
+    passing = (not origin.traits.persistent for origin in chunk.origins)
+    return _image(chunk, bytes(map(or_, passing, gone)))
+
+
+def _image(chunk: Chunk, gone: bytes | bytearray) -> tuple[range, list[Origin], list[bytes]]:
+    """The image of what is not ``gone`` of a chunk in memory: its span, origins, pieces."""
     if chunk.offsets is not None:
         chunk.unpack()
-    gone = bytearray(chunk.gone[: chunk.count]) if chunk.gone else bytearray(chunk.count)
-    for place, origin in enumerate(chunk.origins):
-        if not origin.traits.persistent:
-            gone[place] = 1
-    return gone
-
-
-def _image(chunk: Chunk, gone: bytearray) -> tuple[range, list[Origin], list[bytes]]:
-    """The image of what is not ``gone`` of an unpacked chunk: its span, origins, pieces."""
     start, stop = max(0, gone.find(0)), gone.rfind(0, 0, chunk.count) + 1
     marks = gone[start:stop]
-    origins, raws = chunk.origins[start:stop], chunk.raws[start:stop]
-    there = [not mark for mark in marks]
-    origins, raws = list(compress(origins, there)), list(compress(raws, there))
+    there = marks.translate(_NEGATED)
+    origins = list(compress(chunk.origins[start:stop], there))
+    raws = list(compress(chunk.raws[start:stop], there))
     sparse = marks if len(raws) < len(marks) else None
     pieces = encode_image(chunk.base + start, origins, raws, sparse)
     return range(chunk.base + start, chunk.base + stop), origins, pieces

@@ -430,7 +430,9 @@ def encode_batch(
 ) -> bytes:
     """A batch of ``records``, for a file with that ``salt``."""
     body = b"".join(records)
-    entries = b"".join([_DIRECTORY_ENTRY.pack(*attrs.astuple(entry)) for entry in directory])
+    entries = b"".join(
+        [_DIRECTORY_ENTRY.pack(at.log_id, at.epoch, at.first, at.count) for at in directory]
+    )
     head = _BATCH_HEAD.pack(
         _BATCH_MARK, number, synced_to, len(directory), len(body), crc32(entries)
     )

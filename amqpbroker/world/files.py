@@ -15,7 +15,11 @@ from amqpbroker.world.syncer import Syncer
 
 _UNKNOWN_BYTES = 1 << 60
 _LARGE_BYTES = 1 << 20
-"""To free a file of this size takes a fifth of a millisecond; of 64 MiB, 12 ms."""
+"""To free a file of this size takes a fifth of a millisecond; of 64 MiB, 12 ms.
+
+What `File.truncate` cuts off is not freed elsewhere: it is a batch or a chunk that did not fit on a
+full disk, or what a crash has left of a batch, seldom more than this.
+"""
 
 
 def _refusal(path: str) -> OSError:

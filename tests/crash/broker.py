@@ -12,11 +12,14 @@ PATIENCE_S = 30
 TINY = """
 from amqpbroker.cli.main import main
 from amqpbroker.server import keeping
-from amqpbroker.storage import disk_log, segments, wal
+from amqpbroker.storage import disk_log, segments, store, wal
 wal.WAL_FILE_BYTES_MAX = 300_000
 segments.SEGMENT_BYTES_MAX = 100_000
 disk_log.RESIDUE_BYTES_MAX = 10_000
+store.WASTE_BYTES_MAX = 100_000
+store.IDLE_WASTE_BYTES_MAX = 10_000
 keeping.WAITING_BYTES_MAX = 200_000
+keeping._IDLE_S = 0.05
 main()
 """
 

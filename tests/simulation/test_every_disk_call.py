@@ -376,7 +376,7 @@ class Story:
 def small_files(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files so small that all kinds of them come and go."""
     monkeypatch.setattr(wal, "WAL_FILE_BYTES_MAX", 60_000)
-    monkeypatch.setattr(disk_log, "RESIDUE_BYTES_MAX", 3_000)
+    monkeypatch.setattr(disk_log, "RESIDUE_BYTES_MAX", 12_000)
     monkeypatch.setattr(segments, "SEGMENT_BYTES_MAX", 30_000)
     monkeypatch.setattr(store, "WASTE_BYTES_MAX", 30_000)
     monkeypatch.setattr(store, "IDLE_WASTE_BYTES_MAX", 3_000)

@@ -196,7 +196,7 @@ def test_what_comes_back_counts_among_what_waits(
         wait(store.work_off)
 
     in_memory = sum(len(raw) for chunk in log._all_chunks() for raw in chunk.raws)
-    assert in_memory == store._waiting.bytes <= limit_bytes
+    assert in_memory < store._waiting.bytes <= limit_bytes
     assert indexes(log) == [index for index in range(40) if index % 7 != 1]
 
 

@@ -338,3 +338,32 @@ def test_settings_are_changed(node: Any, line: str, banner: str, settings: Any) 
 def test_settings_that_make_no_sense_are_refused(node: Any, line: str, status: int) -> None:
     assert node.run(*line.split()).status == status
     assert node.asked == []
+
+
+def test_a_node_of_a_cluster_on_this_machine_is_found(node: Any, here: Path) -> None:
+    make_node(here / "cluster" / "rabbit1", "rabbit1@localhost")
+    make_node(here / "cluster" / "rabbit2", "rabbit2@localhost")
+
+    node.run("ping", "-n", "rabbit2", HOME="/")
+
+    assert node.targets[-1].socket_path == "amqpbroker-data/cluster/rabbit2/ctl.sock"
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "text"),
+    [
+        (None, 0, ""),
+        ((404, {"error": "not_found", "reason": "x"}), 69, "{:not_a_cluster_node, "),
+        ((400, {"error": "bad_request", "reason": "must be stopped"}), 69, "must be stopped"),
+    ],
+)
+def test_a_node_is_forgotten_unless_it_is_up(
+    node: Any, answer: Any, status: int, text: str
+) -> None:
+    node.answers["DELETE /api/amqpbroker/nodes/rabbit%40gone"] = answer
+
+    result = node.run("forget_cluster_node", "rabbit@gone")
+
+    assert result.status == status
+    assert result.out == "Removing node rabbit@gone from the cluster\n"
+    assert text in result.err

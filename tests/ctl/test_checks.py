@@ -127,3 +127,11 @@ def test_a_stop_waits_for_the_process_in_the_pid_file(node: Any, tmp_path: Path)
     assert f"rabbit@here (will monitor pid file {file}) ...\n" in result.out
     assert result.out.endswith(f"(take from pid file {file}) is no longer running\n")
     assert node.run("stop", os.fspath(tmp_path / "nope")).status == 69
+
+
+@pytest.mark.parametrize("command", ["drain", "revive"])
+def test_a_node_that_knows_no_maintenance_says_so(node: Any, command: str) -> None:
+    result = node.run(command, "-q", tool="rabbitmq-upgrade")
+
+    assert result.status == 64
+    assert result.err == "Error:\nMaintenance mode is not supported by node rabbit@here\n"

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from amqpbroker.cli.ctl.api import ApiRefused, ApiTimeout, ApiUnreachable
 from amqpbroker.cli.ctl.command import (
     BOTH,
+    EXIT_USAGE,
     TIMED,
     UPGRADE,
     Answer,
@@ -24,6 +25,7 @@ from amqpbroker.cli.ctl.reports import (
 from amqpbroker.cli.ctl.waiting import is_alive, poll, read_pid, wanted_node
 
 _NOT_FOUND = 404
+_NOT_ALLOWED = 405
 _POLL_S = 0.5
 
 # -- cluster_status ----------------------------------------------------------------------------
@@ -128,6 +130,22 @@ def _on_node(action: str) -> Callable[[Call], None]:
 
     def run(call: Call) -> None:
         call.api.post("amqpbroker", "nodes", _target_node(call), action, body={})
+
+    return run
+
+
+def _maintenance_mode(action: str) -> Callable[[Call], None]:
+    """Begin or end it, if the node knows it."""
+    act = _on_node(action)
+
+    def run(call: Call) -> None:
+        try:
+            act(call)
+        except ApiRefused as refusal:
+            if refusal.status not in (_NOT_FOUND, _NOT_ALLOWED):
+                raise
+            text = f"Maintenance mode is not supported by node {call.node}"
+            raise failed(text, EXIT_USAGE) from refusal
 
     return run
 
@@ -270,7 +288,7 @@ COMMANDS = (
     ),
     Command(
         name="drain",
-        run=_on_node("drain"),
+        run=_maintenance_mode("drain"),
         description="Puts the node in maintenance mode. Such nodes will not serve any client"
         " traffic or host any primary queue replicas",
         section="upgrade",
@@ -282,7 +300,7 @@ COMMANDS = (
     ),
     Command(
         name="revive",
-        run=_on_node("revive"),
+        run=_maintenance_mode("revive"),
         description="Puts the node out of maintenance and into regular operating mode."
         " Such nodes will again serve client traffic and host primary queue replicas",
         section="upgrade",

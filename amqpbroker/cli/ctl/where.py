@@ -22,8 +22,8 @@ A node is reached by the first of these that is there:
  * --url http://HOST:15672, with --user and --password (or http://USER:PASSWORD@HOST:15672)
  * the environment's AMQPBROKER_URL, written like that
  * the control socket ctl.sock of a node of this machine: in AMQPBROKER_DATA_DIR if that is set,
-   else in ./amqpbroker-data/NAME. If there are several, --node NAME says which one; without
-   --node, or with a bare 'rabbit', it is the only one, or rabbit@ and this host
+   else in ./amqpbroker-data/NAME or ./amqpbroker-data/cluster/NAME. If there are several, --node
+   says which one; without it, or with a bare 'rabbit', it is the only one, or rabbit@ and this host
  * http://127.0.0.1:15672 as guest, if --node names no other node"""
 
 
@@ -53,7 +53,9 @@ def find_target(options: Mapping[str, Any], environment: Mapping[str, str]) -> T
 def local_nodes(environment: Mapping[str, str]) -> list[LocalNode]:
     """The nodes of this machine that have, or had, a control socket."""
     given = environment.get("AMQPBROKER_DATA_DIR")
-    folders = [Path(given)] if given else sorted(Path(DATA_FOLDER).glob("*"))
+    root = Path(given or DATA_FOLDER)
+    # Of a cluster on one machine, each node has a directory in that of the cluster.
+    folders = [root, *sorted(root.glob("*")), *sorted(root.glob("cluster/*"))]
     nodes = []
     for folder in folders:
         path = folder / SOCKET_NAME

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from amqpbroker.errors import ConfigError
+from amqpbroker.errors import ConfigError, PreconditionFailed
 from amqpbroker.management.call import LOCAL_CALLER
 from amqpbroker.testing.api import Api
 from amqpbroker.testing.peer import Peer
@@ -96,3 +96,21 @@ async def test_who_comes_by_the_socket_may_delete_another_connections_own_queue(
     assert refused.status == 400
     assert "cannot obtain exclusive access" in refused.data["reason"]
     assert await api.get("/queues/%2F") == []
+
+
+async def test_a_node_is_forgotten(api: Api) -> None:
+    forgotten: list[str] = []
+    assert (await api.call("DELETE", "/amqpbroker/nodes/rabbit@gone")).status == 404
+
+    async def forget(node: str) -> None:
+        if node == "rabbit@up":
+            raise PreconditionFailed("must be stopped")
+        forgotten.append(node)
+
+    api.facts.forget = forget
+
+    await api.delete("/amqpbroker/nodes/rabbit@gone")
+    refused = await api.call("DELETE", "/amqpbroker/nodes/rabbit@up")
+
+    assert forgotten == ["rabbit@gone"]
+    assert (refused.status, refused.data["reason"]) == (400, "must be stopped")

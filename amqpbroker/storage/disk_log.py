@@ -203,7 +203,8 @@ class DiskLog(MemoryLog):
         self._has_persistent = False
         self._uncommitted = False
         self._loaded: Chunk | None = None
-        self._renewed_end = 0
+        self.renewed_end = 0
+        """The end when the journal was begun anew: it knows all messages from here on."""
         self._read_before = 0
         self._settled: list[Place] = []  # Released when it is kept what was told.
         self._left: list[Place] = []  # Released when it is kept where the log stands.
@@ -397,12 +398,12 @@ class DiskLog(MemoryLog):
 
     def renew(self) -> None:
         """The journal begins anew: what it was told so far has to be said again, by `restate`."""
-        self._renewed_end = self.end
+        self.renewed_end = self.end
 
     def _old_chunks(self) -> Iterator[Chunk]:
         """The chunks of which the new part of the journal does not know all."""
         for chunk in self._all_chunks():
-            if chunk.base >= self._renewed_end:
+            if chunk.base >= self.renewed_end:
                 return
             yield chunk
 
@@ -506,7 +507,7 @@ class DiskLog(MemoryLog):
                 if origins:
                     images.append((indexes, len(origins), image))
         read_end = max(self._read_end, self._read_before)
-        return LogState(self._renewed_end, self.end, read_end, chunks), images
+        return LogState(self.renewed_end, self.end, read_end, chunks), images
 
     # -- the start -----------------------------------------------------------------------------
 

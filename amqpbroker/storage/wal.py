@@ -222,7 +222,7 @@ class Wal(Journal):
                 ranges = encode_ranges(settled)
                 records.append(encode_record(Kind.SETTLED, log_id, epoch, ranges))
             if log in self._gathered:
-                ends[log] = runs[-1].first + len(runs[-1].raws)
+                ends[log] = self._gathered[log].runs[0].first
             else:
                 ends[log] = log.end
                 finished[log] = None
@@ -247,20 +247,20 @@ class Wal(Journal):
         """What logs have told, about as much as a batch holds; the rest stays.
 
         What became of a log's messages stays with those that stay: it must come behind them. Logs
-        that are ``restated`` in the batch keep nothing back: what they had told before must not
-        come behind where they stand.
+        that are ``restated`` in the batch keep nothing back of which that speaks: it must not come
+        behind. Of messages that were told since the file was begun it does not speak.
         """
         taken: list[tuple[DiskLog, list[_Run], list[range]]] = []
-        for log in restated:
-            told = self._gathered.pop(log, None)
-            if told is not None:
-                taken.append((log, told.runs, told.settled))
         room_bytes = BATCH_BYTES_MAX
-        for log in list(self._gathered):
-            if room_bytes <= 0:
+        told_of = [log for log in restated if log in self._gathered]
+        for log in dict.fromkeys((*told_of, *self._gathered)):
+            if room_bytes <= 0 and log not in restated:
                 break
             told = self._gathered[log]
             runs: list[_Run] = []
+            while log in restated and told.runs and told.runs[0].first < log.renewed_end:
+                runs.append(told.runs.pop(0))
+                room_bytes -= sum(map(len, runs[-1].raws))
             while told.runs and room_bytes > 0:
                 run, rest = _cut(told.runs[0], room_bytes)
                 told.runs[:1] = [rest] if rest is not None else []

@@ -51,6 +51,10 @@ class NotFound(SoftError):
     name = "NOT_FOUND"
 
 
+class NotKnown(NotFound):
+    """There is no such queue or exchange as far as this node knows: others may know more."""
+
+
 class ResourceLocked(SoftError):
     """The queue is another connection's own."""
 

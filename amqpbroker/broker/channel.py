@@ -27,6 +27,7 @@ from amqpbroker.errors import (
     InternalError,
     NotAllowed,
     NotFound,
+    NotKnown,
     PreconditionFailed,
     Unimplemented,
 )
@@ -94,10 +95,25 @@ class Channel:
             act = _METHODS.get(type(event.method))
             if act is None:
                 raise CommandInvalid("unimplemented method")
-            act(self, event.method)
+            method = event.method
+            self._with_all_known(method.index, lambda: act(self, method))
             return _METHOD_WORK
         assert isinstance(event, ChannelFault), event
         raise event.error
+
+    def _with_all_known(self, index: int, act: Callable[[], None]) -> None:
+        """Act; if what it names is not there, once more with all that other nodes know."""
+        try:
+            act()
+        except NotKnown:
+            caught_up = self.session.broker.coordinator.catch_up()
+            if caught_up is None:
+                raise
+
+            def again(_: None) -> None:
+                act()
+
+            self.answer(caught_up, index, again)
 
     def park_event(self, event: ChannelEvent) -> int:
         """Keep an event behind the method that waits; its size in octets, about."""

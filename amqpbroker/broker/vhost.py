@@ -24,7 +24,7 @@ from amqpbroker.definitions import (
 )
 from amqpbroker.errors import (
     AccessRefused,
-    NotFound,
+    NotKnown,
     Overtaken,
     PreconditionFailed,
     ResourceLocked,
@@ -74,11 +74,11 @@ class VHost:
     def queue(self, name: str, asker: Owner | None = None) -> Queue:
         """The queue ``name``.
 
-        Raises `NotFound`, or `ResourceLocked` if it is another connection's own.
+        Raises `NotKnown`, or `ResourceLocked` if it is another connection's own.
         """
         queue = self.queues.get(name)
         if queue is None:
-            raise NotFound(f"no queue '{name}' in vhost '{self.name}'")
+            raise NotKnown(f"no queue '{name}' in vhost '{self.name}'")
         if queue.definition.exclusive and queue.owner is not asker:
             raise self._locked(name)
         return queue
@@ -153,10 +153,10 @@ class VHost:
     # -- rules: exchanges ----------------------------------------------------------------------
 
     def exchange(self, name: str) -> Exchange:
-        """The exchange ``name``. Raises `NotFound`."""
+        """The exchange ``name``. Raises `NotKnown`."""
         exchange = self.router.exchanges.get(name)
         if exchange is None:
-            raise NotFound(f"no exchange '{name}' in vhost '{self.name}'")
+            raise NotKnown(f"no exchange '{name}' in vhost '{self.name}'")
         return exchange
 
     def named_exchange(self, name: str) -> Exchange:

@@ -22,6 +22,13 @@ class Coordinator(ABC):
         The answer comes when it will last, at once (None) if it need not.
         """
 
+    def catch_up(self) -> Pending[None] | None:
+        """Come to know all that was decided before the call, by whomever.
+
+        None if there is nobody else. Else the answer may be an `InternalError`: nobody knows.
+        """
+        return None
+
 
 class ForgetfulCoordinator(Coordinator):
     """Nothing outlives the node: changes are ``apply``-ed, and that is all."""

@@ -121,7 +121,9 @@ class SharedCoordinator(Coordinator):
         self._leavings: deque[bytes] = deque()
         self._decided: deque[_Decided] = deque()
         self._due: deque[tuple[float, _Submitted]] = deque()
+        self._asked: list[Pending[None]] = []
         self._send_lot = trio.lowlevel.ParkingLot()
+        self._ask_lot = trio.lowlevel.ParkingLot()
         self._feed_lot = trio.lowlevel.ParkingLot()
         self._clock_lot = trio.lowlevel.ParkingLot()
 
@@ -153,6 +155,7 @@ class SharedCoordinator(Coordinator):
             nursery.start_soon(self._follow)
             nursery.start_soon(self._send)
             nursery.start_soon(self._mind_the_time)
+            nursery.start_soon(self._bring_up_to_date)
 
     # -- following -----------------------------------------------------------------------------
 
@@ -206,12 +209,7 @@ class SharedCoordinator(Coordinator):
             now_s = self._clock.monotonic_s()
             while self._due and (self._due[0][0] <= now_s or self._due[0][1].pending is None):
                 _, submitted = self._due.popleft()
-                submitted.fail(
-                    InternalError(
-                        "the cluster's store (etcd) does not answer: nothing can be declared,"
-                        " bound or deleted until it does; try again"
-                    )
-                )
+                submitted.fail(_no_answer())
                 self.after()
             if any(decided.since_s is not None for decided in self._decided):
                 await trio.sleep(BARRIER_S_MAX / 4)
@@ -229,6 +227,37 @@ class SharedCoordinator(Coordinator):
     async def fence(self) -> None:
         """Come to know everything that was decided before the call. Raises `StoreError`."""
         await self._reached(await self._put_fence())
+
+    def catch_up(self) -> Pending[None]:
+        pending: Pending[None] = Pending()
+        self._asked.append(pending)
+        self._ask_lot.unpark_all()
+        return pending
+
+    async def _bring_up_to_date(self) -> None:
+        """Answer those who have to know all: one fence for all who ask meanwhile."""
+        while True:
+            if not self._asked:
+                await self._ask_lot.park()
+            asked, self._asked = self._asked, []
+            with trio.move_on_after(DECIDED_S_MAX) as patience:
+                await self._insist_on_fence()
+            for pending in asked:
+                if patience.cancelled_caught:
+                    pending.fail(_no_answer())
+                else:
+                    pending.resolve(None)
+            self.after()
+
+    async def _insist_on_fence(self) -> None:
+        while True:
+            try:
+                await self.fence()
+            except (StoreUnavailable, OutcomeUnknown, StoreRefused) as error:
+                self._note_away(error)
+                await trio.sleep(_RETRY_S)
+            else:
+                return
 
     async def _put_fence(self) -> int:
         result = await self._store.txn((), (Put(self._fence, b""),))
@@ -318,13 +347,7 @@ class SharedCoordinator(Coordinator):
 
     async def _find_out(self, batch: list[tuple[_Submitted, Deed]]) -> None:
         """Nobody knows what became of a txn: see what has come of it behind a fence."""
-        while True:
-            try:
-                await self.fence()
-                break
-            except (StoreUnavailable, OutcomeUnknown, StoreRefused) as error:
-                self._note_away(error)
-                await trio.sleep(_RETRY_S)
+        await self._insist_on_fence()
         done = [each for each in batch if self._is_done(each[0].change)]
         self._note(done, self._feed.revision)
         self._wait_again(submitted for submitted, _ in batch if (submitted, _) not in done)
@@ -355,3 +378,10 @@ class SharedCoordinator(Coordinator):
         if self.away_since_s is not None:
             self.away_since_s = None
             log.warning("the cluster's store (etcd) is back")
+
+
+def _no_answer() -> InternalError:
+    return InternalError(
+        "the cluster's store (etcd) does not answer: nothing can be declared, bound or deleted"
+        " until it does; try again"
+    )

@@ -197,6 +197,46 @@ async def test_without_the_store_changes_end_with_an_error_and_the_rest_goes_on(
         assert names(peer) == ["Queue.DeclareOk"]
 
 
+async def test_what_a_node_does_not_know_yet_it_asks_for(etcd: SimEtcd) -> None:
+    async with cluster(etcd) as members:
+        peer, other = (member.peer() for member in members)
+        etcd.watch_lag_s_max = 2
+        for number in range(10):
+            name = f"q{number}"
+            peer.send(
+                queue.Declare(queue=name),
+                exchange.Declare(exchange=name),
+            )
+            while names(peer)[-1:] != ["Exchange.DeclareOk"]:
+                await settle(peer, s=0.1)
+            other.send(
+                exchange.Declare(exchange=name, passive=True),
+                queue.Declare(queue=name, passive=True),
+                queue.Bind(queue=name, exchange=name),
+            )
+            await settle(peer, other, s=10)
+            assert names(other) == ["Exchange.DeclareOk", "Queue.DeclareOk", "Queue.BindOk"]
+        other.send(queue.Declare(queue="none", passive=True))
+        assert names(other) == []
+        await settle(other, s=5)
+        [(_, close)] = other.received()
+        assert close.reply_text == "NOT_FOUND - no queue 'none' in vhost '/'"
+        assert close.method_id == 10
+
+
+async def test_what_a_node_cannot_know_without_the_store_is_not_said_to_be_missing(
+    etcd: SimEtcd,
+) -> None:
+    async with cluster(etcd, 1) as [member]:
+        peer = member.peer()
+        etcd.stall()
+        peer.send(queue.Declare(queue="q", passive=True))
+        await settle(peer, s=DECIDED_S_MAX + 1)
+        [(_, close)] = peer.received()
+        assert close.reply_code == 541
+        assert "etcd" in close.reply_text
+
+
 async def test_an_answer_waits_for_the_others_but_not_for_ever(etcd: SimEtcd) -> None:
     async with cluster(etcd, 1) as [member]:
         peer = member.peer()

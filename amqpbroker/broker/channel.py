@@ -95,25 +95,35 @@ class Channel:
             act = _METHODS.get(type(event.method))
             if act is None:
                 raise CommandInvalid("unimplemented method")
-            method = event.method
-            self._with_all_known(method.index, lambda: act(self, method))
+            self._act(act, event.method)
             return _METHOD_WORK
         assert isinstance(event, ChannelFault), event
         raise event.error
 
-    def _with_all_known(self, index: int, act: Callable[[], None]) -> None:
-        """Act; if what it names is not there, once more with all that other nodes know."""
+    def _act(self, act: Callable[["Channel", Any], None], method: Any) -> None:
+        """Act; if what a method names is not there, once more with all that other nodes know."""
         try:
-            act()
+            act(self, method)
         except NotKnown:
-            caught_up = self.session.broker.coordinator.catch_up()
-            if caught_up is None:
+            if not self._act_later(method.index, lambda: act(self, method)):
                 raise
 
-            def again(_: None) -> None:
-                act()
+    def with_all_known(self, index: int, act: Callable[[], None], *, is_known: bool) -> None:
+        """Act, with all that other nodes know if what is named is not known here."""
+        if is_known or not self._act_later(index, act):
+            act()
 
-            self.answer(caught_up, index, again)
+    def _act_later(self, index: int, act: Callable[[], None]) -> bool:
+        """Act when this node knows what others do; false if there are no others."""
+        caught_up = self.session.broker.coordinator.catch_up()
+        if caught_up is None:
+            return False
+
+        def reply(_: None) -> None:
+            act()
+
+        self.answer(caught_up, index, reply)
+        return True
 
     def park_event(self, event: ChannelEvent) -> int:
         """Keep an event behind the method that waits; its size in octets, about."""

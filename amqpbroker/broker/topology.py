@@ -63,8 +63,13 @@ def _declare_exchange(channel: "Channel", method: commands.Exchange.Declare) -> 
 
 def _delete_exchange(channel: "Channel", method: commands.Exchange.Delete) -> None:
     name = _one_line(method.exchange)
-    gone = declaring.delete_exchange(channel.asker, name, method.if_unused)
-    _answer(channel, method, gone, commands.Exchange.DeleteOk())
+
+    def act() -> None:
+        gone = declaring.delete_exchange(channel.asker, name, method.if_unused)
+        _answer(channel, method, gone, commands.Exchange.DeleteOk())
+
+    is_known = name in channel.vhost.router.exchanges
+    channel.with_all_known(method.index, act, is_known=is_known)
 
 
 # -- queues --------------------------------------------------------------------------------------
@@ -131,7 +136,13 @@ def _declare_ok(channel: "Channel", name: str, ready: int, consumers: int) -> No
 def _delete_queue(channel: "Channel", method: commands.Queue.Delete) -> None:
     name = _one_line(channel.queue_name(method.queue))
     channel.asker.check("configure", "queue", name)
+    is_known = name in channel.vhost.queues
+    channel.with_all_known(
+        method.index, lambda: _delete_named_queue(channel, method, name), is_known=is_known
+    )
 
+
+def _delete_named_queue(channel: "Channel", method: commands.Queue.Delete, name: str) -> None:
     def reply(count: int) -> None:
         if not method.nowait:
             channel.send(commands.Queue.DeleteOk(count))
@@ -167,10 +178,15 @@ def _bind(channel: "Channel", method: Bind) -> None:
 
 def _unbind(channel: "Channel", method: Unbind) -> None:
     binding = _binding(channel, method)
-    unbound = declaring.unbind(channel.asker, binding)
     is_queue = isinstance(method, commands.Queue.Unbind)
     ok = commands.Queue.UnbindOk() if is_queue else commands.Exchange.UnbindOk()
-    _answer(channel, method, unbound, ok)
+
+    def act() -> None:
+        _answer(channel, method, declaring.unbind(channel.asker, binding), ok)
+
+    source = channel.vhost.router.exchanges.get(binding.source)
+    is_known = source is not None and binding.identity in source.bindings
+    channel.with_all_known(method.index, act, is_known=is_known)
 
 
 def _binding(channel: "Channel", method: Bind | Unbind) -> BindingDefinition:

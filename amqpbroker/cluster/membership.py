@@ -48,6 +48,8 @@ KEEP_ALIVE_S_MAX = 1.0
 """How long one attempt to do so may take."""
 _RETRY_S = 0.5
 _WAIT_S = 1.0
+SAID_AGAIN_S = 10.0
+"""How often a node says that it still waits for the store."""
 _LEAVE_S_MAX = 2.0
 _SECRET_BYTES = 32
 
@@ -73,6 +75,7 @@ class Membership:
         """Until then, by this node's clock, its lease has certainly not ended."""
         self.is_store_away = False
         """Whether the store did not answer when it was last asked."""
+        self._away_said_s = 0.0
         self.keys = Keys.of(cluster)
         self._world = world
         self._store = store
@@ -348,8 +351,10 @@ class Membership:
                 return result
 
     def _is_away(self, error: StoreError) -> None:
-        if not self.is_store_away:
+        now_s = self._world.clock.monotonic_s()
+        if not self.is_store_away or now_s - self._away_said_s >= SAID_AGAIN_S:
             log.warning("the cluster's store does not serve this node, trying on: %s", error)
+            self._away_said_s = now_s
         self.is_store_away = True
 
     def _is_back(self) -> None:

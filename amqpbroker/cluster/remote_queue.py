@@ -230,7 +230,7 @@ class RemoteQueue(Queue):
             indexes = range(indexes.start + offset, indexes.stop + offset, indexes.step)
         consumer = member.consumer
         if consumer is None:
-            self._give_back(member, indexes, redelivered)
+            self._give_back(member, indexes)
             return
         self.stir(member)
         if member.held:
@@ -256,22 +256,26 @@ class RemoteQueue(Queue):
             part = Batch(batch.origins[:given], batch.raws[:given])
             consumer.deliver(self, indexes[:given], part, redelivered)
         if consumer.purse is not None and not member.no_ack:
-            self._give_back(member, indexes[given:], redelivered)
+            self._give_back(member, indexes[given:], is_seen=redelivered)
             consumer.park()  # At once: who had to give something back is the first to be served.
         else:
             rest = Batch(batch.origins[given:], batch.raws[given:])
             member.held.insert(0, (indexes[given:], rest, redelivered))
         return given
 
-    def _give_back(self, member: Member, indexes: range, redelivered: bool) -> None:
-        """Nobody here has seen the messages."""
-        if not member.no_ack:
-            self.settle(indexes, Outcome.REQUEUE if redelivered else Outcome.RETURN)
+    def _give_back(self, member: Member, indexes: range, *, is_seen: bool = True) -> None:
+        """Messages go back to their place; ``is_seen``: flagged redelivered.
 
-    def _give_back_held(self, member: Member) -> None:
+        What was on its way to a channel that has ended is, though nobody has seen it (RabbitMQ):
+        others may have later ones by now.
+        """
+        if not member.no_ack:
+            self.settle(indexes, Outcome.REQUEUE if is_seen else Outcome.RETURN)
+
+    def _give_back_held(self, member: Member, *, is_seen: bool = False) -> None:
         while member.held:
             indexes, _, redelivered = member.held.pop(0)
-            self._give_back(member, indexes, redelivered)
+            self._give_back(member, indexes, is_seen=is_seen or redelivered)
 
     def _stir(self, limit: int) -> int:
         """See to consumers who have taken something, or have credit again."""
@@ -384,7 +388,7 @@ class RemoteQueue(Queue):
         member = self._leaving.pop(consumer, None)
         if member is not None:
             member.consumer = None
-            self._give_back_held(member)
+            self._give_back_held(member, is_seen=True)
 
     # -- questions -----------------------------------------------------------------------------
 

@@ -383,7 +383,7 @@ def test_what_is_on_its_way_comes_before_cancel_ok(nodes: Nodes, peer: Peer) -> 
     assert nodes.stat("a.q") == QueueStat(ready=0, unsettled=2, consumers=0)
 
 
-def test_what_is_on_its_way_to_a_channel_that_closes_goes_back_unseen(
+def test_what_is_on_its_way_to_a_channel_that_closes_goes_back_flagged(
     nodes: Nodes, peer: Peer
 ) -> None:
     nodes.ask(peer, basic.Consume(queue="a.q", consumer_tag="c"))
@@ -399,7 +399,7 @@ def test_what_is_on_its_way_to_a_channel_that_closes_goes_back_unseen(
     assert names(closed) == ["Channel.CloseOk"]
     assert nodes.stat("a.q") == QueueStat(ready=2, unsettled=0, consumers=0)
     [got] = nodes.ask(peer, basic.Get(queue="a.q"), channel=2)
-    assert not got.redelivered
+    assert got.redelivered
 
 
 # -- room ----------------------------------------------------------------------------------------

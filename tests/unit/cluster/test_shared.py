@@ -216,6 +216,20 @@ async def test_what_a_node_does_not_know_yet_it_asks_for(etcd: SimEtcd) -> None:
             )
             await settle(peer, other, s=10)
             assert names(other) == ["Exchange.DeclareOk", "Queue.DeclareOk", "Queue.BindOk"]
+        peer.send(queue.Declare(queue="q"), queue.Bind(queue="q", exchange="q1"))
+        peer.send(exchange.Declare(exchange="x"))
+        while names(peer)[-1:] != ["Exchange.DeclareOk"]:
+            await settle(peer, s=0.1)
+        other.send(
+            queue.Unbind(queue="q", exchange="q1"),
+            queue.Delete(queue="q"),
+            exchange.Delete(exchange="x"),
+        )
+        await settle(other, s=20)
+        assert names(other) == ["Queue.UnbindOk", "Queue.DeleteOk", "Exchange.DeleteOk"]
+        there = members[1].broker.vhosts["/"]
+        assert "q" not in there.queues
+        assert "x" not in there.router.exchanges
         other.send(queue.Declare(queue="none", passive=True))
         assert names(other) == []
         await settle(other, s=5)

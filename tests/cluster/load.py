@@ -412,9 +412,7 @@ class Load:
                 await client.call(commands.Channel.Open(), commands.Channel.OpenOk)
             if answer.reply_code == 404 and "no queue" in answer.reply_text:
                 return False
-        if isinstance(answer, commands.Connection.Close) or (
-            isinstance(answer, commands.Channel.Close) and answer.reply_code != 404
-        ):
+        if isinstance(answer, commands.Connection.Close):
             self._closed(answer)
         return True
 

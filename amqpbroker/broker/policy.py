@@ -56,6 +56,11 @@ class Policies:
         """Those of users, or those of the operator."""
         return [each for each in self._there.values() if each.is_operator == is_operator]
 
+    @property
+    def are_heeded(self) -> bool:
+        """Whether any of them says something that queues act on."""
+        return any(not _HEEDED.isdisjoint(each.definition) for each in self._there.values())
+
     def of_queue(self, queue: QueueDefinition) -> InForce:
         """What holds for a queue. A policy that says what its type does not know is not for it."""
         kind = queue.type if queue.type in _QUEUES else "classic"
@@ -83,6 +88,7 @@ class Policies:
 
 
 _NOTHING = InForce(None, None)
+_HEEDED = {"flush"}
 _UNKNOWN_TO = {
     kind: frozenset(key.name for key in POLICY_KEYS.values() if kind in key.not_for)
     for kind in _QUEUES

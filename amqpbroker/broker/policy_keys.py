@@ -168,7 +168,17 @@ _KEYS = (
         for name in ("ha-promote-on-shutdown", "ha-promote-on-failure")
     ),
 )
-POLICY_KEYS = {key.name: key for key in _KEYS}
+_OURS = (
+    PolicyKey(
+        "flush",
+        _one_of("sync", "async"),
+        'flush must be "sync" or "async", got {}',
+        _CLASSIC_ONLY,
+        is_operators=True,
+    ),
+)
+"""Keys that RabbitMQ does not have."""
+POLICY_KEYS = {key.name: key for key in (*_KEYS, *_OURS)}
 """What policies can say, in the order in which it is checked."""
 
 

@@ -259,12 +259,22 @@ class VHost:
     # -- changes -------------------------------------------------------------------------------
 
     def put_policy(self, definition: PolicyDefinition) -> None:
-        """Carry out a change."""
+        """Carry out a change; queues act on it at once."""
+        were_heeded = self.policies.are_heeded
         self.policies.put(definition)
+        if were_heeded or self.policies.are_heeded:
+            self._have_heeded(self.queues.values())
 
     def drop_policy(self, definition: PolicyDefinition) -> None:
-        """Carry out a change."""
+        """Carry out a change; queues act on it at once."""
+        were_heeded = self.policies.are_heeded
         self.policies.drop(definition)
+        if were_heeded:
+            self._have_heeded(self.queues.values())
+
+    def _have_heeded(self, queues: Iterable[Queue]) -> None:
+        for queue in queues:
+            queue.heed(self.policies.of_queue(queue.definition).definition)
 
     def put_exchange(self, definition: ExchangeDefinition) -> None:
         """Carry out a change."""
@@ -281,7 +291,9 @@ class VHost:
     def put_queue(self, definition: QueueDefinition) -> None:
         """Carry out a change."""
         kind = self._queue_types[definition.type]
-        self.queues[definition.name] = kind.open(definition, self._keeper)
+        queue = self.queues[definition.name] = kind.open(definition, self._keeper)
+        if self.policies.are_heeded:
+            self._have_heeded([queue])
         self.counts.queues_created += 1
 
     def drop_queue(self, definition: QueueDefinition) -> None:

@@ -6,7 +6,8 @@ Dispatch shares waiting messages out in turn, one each, as RabbitMQ does, but in
 consumers get the indexes 0, 3, 6 …, 1, 4, 7 … and 2, 5, 8 …, each as one run.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 from zlib import crc32
 
 from amqpbroker.definitions import QueueDefinition
@@ -242,6 +243,10 @@ class ClassicQueue(Queue):
             self._ready.give_back(indexes, seen=outcome is Outcome.REQUEUE)
             self._drop_expired()
             self._wake(self)
+
+    def heed(self, policy: Mapping[str, Any]) -> None:
+        flush = self.definition.arguments.get("x-flush", policy.get("flush"))
+        self._log.flush_async(flush == "async")
 
     def touch(self) -> None:
         if self._lease is not None:

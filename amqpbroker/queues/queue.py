@@ -5,7 +5,7 @@ the range is the number of consumers who share the messages in turn.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -262,6 +262,9 @@ class Queue(Destination):
     def abandon(self, consumer: Consumer) -> None:
         """Remove a consumer that takes nothing any more; it may be about to be cancelled."""
         self.cancel(consumer)
+
+    def heed(self, policy: Mapping[str, Any]) -> None:
+        """Act on what policies say from now on, unless its own arguments say otherwise."""
 
     @abstractmethod
     def touch(self) -> None:

@@ -223,7 +223,7 @@ class DiskLog(MemoryLog):
 
     def synced(self, end: int, is_all: bool) -> None:
         """The journal keeps the messages below ``end``; ``is_all``: nothing was told since."""
-        self.committed = self.end if is_all or self._is_async else end
+        self.committed = self.end if is_all or self._is_async else max(self.committed, end)
         self._uncommitted = not is_all
         if self.on_advance is not None:
             self.on_advance()
@@ -237,6 +237,13 @@ class DiskLog(MemoryLog):
         """Nothing in these places is needed any more, whatever happens. Raises `DiskFailure`."""
         for place in places:
             self._segments.release(place)
+
+    def flush_async(self, is_async: bool) -> None:
+        self._is_async = is_async
+        if is_async and self.committed < self.end:
+            self.committed = self.end
+            if self.on_advance is not None:
+                self.on_advance()
 
     # -- memory --------------------------------------------------------------------------------
 

@@ -71,6 +71,9 @@ class Log(ABC):
     def settle(self, indexes: range) -> None:
         """Forget messages: each of them is settled once, and cannot be read any more."""
 
+    def flush_async(self, is_async: bool) -> None:  # noqa: B027 - in memory nothing is synced
+        """From now on messages are committed before they are synced, or not any more."""
+
     def delete(self) -> None:  # noqa: B027 - a log in memory goes with its last reference
         """The queue is gone: nothing of the log is needed any more, and nothing is asked of it."""
 

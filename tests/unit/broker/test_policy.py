@@ -4,10 +4,20 @@ from typing import Any
 
 import pytest
 
+from amqpbroker.broker.broker import Broker
 from amqpbroker.broker.policy import Policies
 from amqpbroker.broker.policy_keys import check_policy
-from amqpbroker.definitions import ExchangeDefinition, PolicyDefinition, QueueDefinition
+from amqpbroker.definitions import (
+    ExchangeDefinition,
+    PolicyDefinition,
+    QueueDefinition,
+    delete,
+    put,
+)
 from amqpbroker.errors import DefinitionError
+from amqpbroker.queues.classic import ClassicQueues
+from amqpbroker.queues.queue import Keeper, Queue
+from amqpbroker.testing.fakes import fake_world
 
 
 def policy(name: str = "p", pattern: str = ".*", **more: Any) -> PolicyDefinition:
@@ -195,3 +205,46 @@ def test_a_policy_that_is_gone_holds_no_more() -> None:
     policies.drop(gone)
 
     assert policies.of_queue(queue()).policy is None
+
+
+# -- what queues act on --------------------------------------------------------------------------
+
+
+class HeedingQueues(ClassicQueues):
+    """Queues that note what they are to heed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heeded: dict[str, dict[str, Any]] = {}
+
+    def open(self, definition: QueueDefinition, keeper: Keeper) -> Queue:
+        opened = super().open(definition, keeper)
+        opened.heed = lambda policy: self.heeded.update(  # type: ignore[method-assign]
+            {definition.name: dict(policy)}
+        )
+        return opened
+
+
+def test_queues_heed_a_policy_as_long_as_it_holds() -> None:
+    queues = HeedingQueues()
+    broker = Broker(fake_world(), queue_types={"classic": queues})
+    broker.boot("guest", "guest")
+    broker.submit(put(queue("old")))
+    lax = policy(pattern="^(old|new)$", definition={"flush": "async"})
+    broker.submit(put(lax))
+    assert queues.heeded == {"old": {"flush": "async"}}
+
+    broker.submit(put(queue("new")))
+    broker.submit(put(queue("other")))
+    assert queues.heeded["new"] == {"flush": "async"}
+    assert queues.heeded["other"] == {}
+
+    broker.submit(put(policy("above", "old", definition={"max-length": 1}, priority=1)))
+    assert queues.heeded["old"] == {"max-length": 1}
+    broker.submit(delete(lax))
+    assert queues.heeded["new"] == {}
+
+
+def test_flush_is_sync_or_async() -> None:
+    check_policy(policy(definition={"flush": "async"}))
+    assert "flush must be" in fault_of(definition={"flush": "never"})

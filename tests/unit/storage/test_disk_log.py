@@ -6,11 +6,13 @@ from functools import partial
 
 import pytest
 
+from amqpbroker.definitions import QueueDefinition
+from amqpbroker.queues.classic import ClassicQueue
 from amqpbroker.storage import disk_log, wal
 from amqpbroker.storage.disk_log import DiskLog
 from amqpbroker.storage.log import CHUNK_BYTES_MAX, CHUNK_MAX, Log
 from amqpbroker.storage.store import Store
-from amqpbroker.testing.fakes import fake_origin
+from amqpbroker.testing.fakes import FakeKeeper, fake_origin
 from amqpbroker.testing.log_contract import LogContract, numbered
 from amqpbroker.testing.sim_disk import SimDisk
 
@@ -83,6 +85,41 @@ def test_messages_may_be_committed_before_they_are_synced_if_that_is_wanted(
     disk.crash()
 
     assert indexes(open_store().open_log(1)) == [0, 1, 2]
+
+
+def test_a_log_may_change_when_its_messages_are_committed(
+    open_store: OpenStore, wait: Wait
+) -> None:
+    store = open_store()
+    log = store.open_log(1)
+    advances: list[int] = []
+    log.on_advance = lambda: advances.append(log.committed)
+
+    log.append(PERSISTENT, numbered(3))
+    log.flush_async(True)
+    assert advances == [3]
+    log.append(PERSISTENT, numbered(2))
+    assert log.committed == 5
+    log.flush_async(False)
+    log.append(PERSISTENT, numbered(1))
+    assert log.committed == 5
+    wait(store.wal.commit)
+    assert log.committed == 6
+
+
+def test_a_queue_heeds_a_policy_unless_its_own_argument_says_otherwise(
+    open_store: OpenStore,
+) -> None:
+    store = open_store()
+    for number, (own, flush, committed) in enumerate(
+        [(None, "async", 1), (None, None, 0), ("sync", "async", 0), ("async", "sync", 1)], start=1
+    ):
+        definition = QueueDefinition("/", "q", arguments={} if own is None else {"x-flush": own})
+        log = store.open_log(number, is_async=own == "async")
+        queue = ClassicQueue(definition, log, FakeKeeper())
+        queue.heed({} if flush is None else {"flush": flush})
+        queue.publish(PERSISTENT, numbered(1))
+        assert queue.committed == committed, (own, flush)
 
 
 def test_a_batch_holds_so_much_and_the_rest_waits_for_the_next(

@@ -171,6 +171,7 @@ class SharedCoordinator(Coordinator):
                 with store.watch(prefix, reading.revision + 1) as watch:
                     async for batch in watch:
                         feed.take(batch)
+                        self._note_here()
                         self.look()
             except Compacted as error:
                 log.warning("%s: everything is read anew", error)

@@ -301,7 +301,7 @@ class Clustering:
             tuple(sorted(self._nodes)),
             dict(sorted(self._running.items())),
             tuple(sorted(node for node in self._nodes if self._links.to(node).is_up)),
-            self.membership.is_store_away or self._coordinator.away_since_s is not None,
+            self.membership.is_store_away,  # It asks all the time, the coordinator when it must.
         )
 
 

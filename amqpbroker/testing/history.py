@@ -65,6 +65,8 @@ class _Message:
     must_stay: bool
     verdict: Verdict = Verdict.UNKNOWN
     deliveries: int = 0
+    is_known_fresh: bool = False
+    """Whether a delivery has come without the flag."""
     last_life: int = 0
     settled_in: int = 0
     """The last life in which it was; 0: it was not."""
@@ -156,7 +158,8 @@ class History:
             self._faults.append(Fault(What.CHANGED, message, queue, f"{content!r}"))
         if copy.settled_in in self._stopped:
             self._faults.append(Fault(What.RETURNED, message, queue))
-        if copy.deliveries and not redelivered:
+        # Of two consumers, the one that has it again may be the first to hear of it.
+        if copy.is_known_fresh and not redelivered:
             detail = f"(in life {self.life}, before that in life {copy.last_life})"
             self._faults.append(Fault(What.UNFLAGGED, message, queue, detail))
         if not redelivered:
@@ -165,6 +168,7 @@ class History:
             # What was there before the broker ended comes in the old order. What comes again
             # within one life may be out of it: it was put back meanwhile.
             self._in_order(copy, self._last_flagged, (self.life, consumer, *copy.stream))
+        copy.is_known_fresh = copy.is_known_fresh or not redelivered
         copy.deliveries += 1
         copy.last_life = self.life
 

@@ -27,7 +27,7 @@ QUEUES = [f"q{number}" for number in range(6)]
 FAULTS_S = 40.0
 HEAL_S = 15.0
 PATIENCE_S = 8.0
-SEEDS = int(os.environ.get("SIM_CLUSTER_SEEDS", "300"))
+SEEDS = int(os.environ.get("SIM_CLUSTER_SEEDS", "100"))
 
 
 @attrs.define

@@ -99,6 +99,17 @@ def test_a_second_delivery_without_the_flag_is_found(story: Story) -> None:
     assert story.faults() == [(What.UNFLAGGED, "b")]
 
 
+def test_of_two_consumers_the_one_that_has_it_again_may_be_the_first_to_tell() -> None:
+    history = History()
+    history.published("a", "p", ["q"])
+    history.received("a", "q", "second", redelivered=True)
+    history.received("a", "q", "first", redelivered=False)
+    history.settled("a", "q")
+    assert history.check() == []
+    history.received("a", "q", "third", redelivered=False)
+    assert [fault.what for fault in history.check()] == [What.UNFLAGGED]
+
+
 def test_an_inversion_of_first_deliveries_is_found(story: Story) -> None:
     story.publish("a", "b", "c")
     story.receive("a", "c", "b")

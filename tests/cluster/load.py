@@ -123,7 +123,7 @@ class Load:
         finally:
             client.stream.close()
 
-    def _elsewhere(self, *homes: str) -> str:
+    def elsewhere(self, *homes: str) -> str:
         """Another node than those; one that runs, if there is any."""
         others = [name for name in self.machines if name not in homes] or list(self.machines)
         up = [name for name in others if self.machines[name].is_up]
@@ -176,7 +176,7 @@ class Load:
             await trio.sleep(0.1)
         target = self.rng.choice(TARGETS)
         homes = [home.node for home in HOMES if home.queue == target]
-        node = self._elsewhere(*homes)
+        node = self.elsewhere(*homes)
         self._sessions += 1
         publisher = f"publisher {self._sessions} at {node}"
         outstanding: dict[int, int] = {}
@@ -282,7 +282,7 @@ class Load:
     async def _consume(self, home: Home) -> None:
         while not (self.draining or (self.consuming and home.is_consumed)):  # noqa: ASYNC110
             await trio.sleep(0.1)
-        node = self._elsewhere(home.node)
+        node = self.elsewhere(home.node)
         async with self.connect(node) as client:
             prefetch = 1000 if self.draining else self.rng.choice((1, 10, 100, 1000))
             await self._call(client, commands.Basic.Qos(0, prefetch), commands.Basic.QosOk)
@@ -367,7 +367,7 @@ class Load:
         """Declare queues and bind them, look from another node, delete most of them."""
         while not self.publishing:  # noqa: ASYNC110
             await trio.sleep(0.1)
-        node = self._elsewhere()
+        node = self.elsewhere()
         async with self.connect(node) as client:
             with trio.move_on_after(5 + self.rng.random() * 10):
                 while self.publishing:
@@ -386,7 +386,7 @@ class Load:
         await self._call(client, bind, commands.Queue.BindOk)
         self.made.add(queue)
         self.counts["queues declared and bound"] += 1
-        await self._look(queue, self._elsewhere(node))
+        await self._look(queue, self.elsewhere(node))
 
     async def _look(self, queue: str, node: str) -> None:
         """See at another node what was answered at one. What is down now is asked for later."""

@@ -3,7 +3,7 @@
 import random
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import attrs
@@ -62,8 +62,17 @@ class Report:
         return "\n".join(lines)
 
 
-async def run_faults(etcd: EtcdServers, folder: Path, seconds: float, seed: int) -> Report:
-    """Have faults for so long, mend them, and judge."""
+async def run_faults(
+    etcd: EtcdServers,
+    folder: Path,
+    seconds: float,
+    seed: int,
+    plant: Callable[[Rig], Awaitable[None]] | None = None,
+) -> Report:
+    """Have faults for so long, mend them, and judge.
+
+    ``plant`` does, after the faults, what must be found.
+    """
     report = Report(seed)
     begun_s = time.monotonic()
     async with open_rig(etcd, folder, NODES) as rig:
@@ -79,6 +88,8 @@ async def run_faults(etcd: EtcdServers, folder: Path, seconds: float, seed: int)
                 harm.start_soon(faults.run)
                 await trio.sleep(seconds)
                 faults.going_on = False
+            if plant is not None:
+                await plant(rig)
             await _settle_down(load, faults)
             await _drain(rig, load)
             nursery.cancel_scope.cancel()
@@ -113,11 +124,21 @@ async def _settle_down(load: Load, faults: Faults) -> None:
     load.publishing = False
     await trio.sleep(CALL_S_MAX / 2)
     for name in load.machines:
-        async with load.connect(name) as client:
-            for queue in sorted(load.made | load.gone):
-                if await load.finds(client, queue) != (queue in load.made):
-                    there = "still" if queue in load.gone else "not"
-                    load.wrong.append(f"{queue} is {there} there for {name}")
+        for queue in sorted(load.made | load.gone):
+            if await _finds(load, queue, lambda: name) != (queue in load.made):  # noqa: B023
+                there = "still" if queue in load.gone else "not"
+                load.wrong.append(f"{queue} is {there} there for {name}")
+
+
+async def _finds(load: Load, queue: str, node: Callable[[], str]) -> bool:
+    """Whether a node knows a queue; it, or another, is asked until it can say."""
+    with trio.fail_after(PATIENCE_S):
+        while True:
+            try:
+                async with load.connect(node()) as client:
+                    return await load.finds(client, queue)
+            except (OSError, Refused, trio.TooSlowError):
+                await trio.sleep(0.5)
 
 
 async def _drain(rig: Rig, load: Load) -> None:
@@ -169,18 +190,10 @@ async def _watch_exclusive(load: Load, faults: Faults) -> None:
 
 async def _is_collected(load: Load, queue: str, name: str, ended_s: float) -> None:
     await trio.sleep_until(ended_s + COLLECTED_S_MAX)
-    while True:
-        others = [each for each in load.machines if each != name and load.machines[each].is_up]
-        node = load.rng.choice(others)
-        try:
-            async with load.connect(node) as client:
-                found = await load.finds(client, queue)
-            break
-        except (OSError, Refused, trio.TooSlowError):
-            await trio.sleep(0.5)
+    found = await _finds(load, queue, lambda: load.elsewhere(name))
     load.counts["exclusive queues of dead nodes looked for"] += 1
     if found:
-        load.wrong.append(f"{queue} of a dead {name} is still there for {node}")
+        load.wrong.append(f"{queue} of a dead {name} is still there")
 
 
 def _check_logs(rig: Rig, report: Report) -> None:

@@ -11,6 +11,7 @@ from amqpbroker import __version__
 from amqpbroker.broker.access import Access, hash_password, is_loopback, password_matches
 from amqpbroker.broker.counts import Churn
 from amqpbroker.broker.deadlines import Deadlines
+from amqpbroker.broker.direct_reply import Replies
 from amqpbroker.broker.keeper import QueueKeeper
 from amqpbroker.broker.turn import Turn
 from amqpbroker.broker.vhost import VHost
@@ -31,7 +32,7 @@ from amqpbroker.definitions import (
 from amqpbroker.errors import ConnectionForced, HardError, Overtaken
 from amqpbroker.protocol.intake import WireLimits
 from amqpbroker.queues.classic import ClassicQueues
-from amqpbroker.queues.queue import Destination, Pending, QueueType
+from amqpbroker.queues.queue import Pending, QueueType
 from amqpbroker.routing.router import predeclared
 from amqpbroker.world import World
 
@@ -92,7 +93,7 @@ class Broker:
         self.turn = Turn()
         self.deadlines = Deadlines()
         self._keeper = QueueKeeper(self.turn.wake, world.clock, self.deadlines, self.see_to)
-        self._replies: dict[str, Destination] = {}
+        self.replies = Replies(name)
         self.vhosts: dict[str, VHost] = {}
         self.users: dict[str, UserDefinition] = {}
         self._permissions: dict[tuple[str, str], PermissionDefinition] = {}
@@ -160,7 +161,7 @@ class Broker:
             self.submit,
             self.see_to,
             self._keeper,
-            self._replies,
+            self.replies,
         )
         self.vhosts[definition.name] = vhost
         for exchange in predeclared(definition.name):

@@ -16,11 +16,12 @@ from pamqp.base import Frame
 from amqpbroker.broker import topology
 from amqpbroker.broker.consumer import ChannelConsumer
 from amqpbroker.broker.declaring import Asker, queue_to_read
-from amqpbroker.broker.direct_reply import REPLY_TO, ReplyConsumer
+from amqpbroker.broker.direct_reply import ReplyConsumer
 from amqpbroker.broker.publisher import Publisher
 from amqpbroker.broker.transaction import Transaction
 from amqpbroker.broker.unsettled import Delivered, Returning, Unsettled
 from amqpbroker.broker.vhost import VHost
+from amqpbroker.cluster.remote_reply import REPLY_TO
 from amqpbroker.definitions import Arguments
 from amqpbroker.errors import (
     CommandInvalid,

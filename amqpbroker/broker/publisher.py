@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from amqpbroker.broker.confirms import ConfirmWindow
-from amqpbroker.broker.direct_reply import ReplyConsumer
 from amqpbroker.broker.transaction import Outgoing
 from amqpbroker.broker.turn import WORK_MAX
 from amqpbroker.definitions import field_type
@@ -29,7 +28,7 @@ from amqpbroker.message import Origin, Traits
 from amqpbroker.protocol.content import encode_return
 from amqpbroker.protocol.events import Publish, PublishMethod
 from amqpbroker.protocol.splice import with_reply_to, without_header
-from amqpbroker.queues.queue import Destination
+from amqpbroker.queues.queue import Destination, ReplyAddress
 from amqpbroker.routing.router import Exchange
 
 if TYPE_CHECKING:
@@ -122,7 +121,7 @@ class Publisher:
         targets = []
         for queue in outgoing.queues:
             targets.append((queue, queue.publish(origin, raws)))
-        if outgoing.mandatory and all(isinstance(to, ReplyConsumer) for to in outgoing.queues):
+        if outgoing.mandatory and all(isinstance(to, ReplyAddress) for to in outgoing.queues):
             self.counts.returned += len(raws)
             self._return(origin, raws)
         elif not targets:

@@ -10,8 +10,8 @@ from pamqp import commands
 from pamqp.base import Frame
 
 from amqpbroker.broker import declaring
-from amqpbroker.broker.direct_reply import REPLY_TO
 from amqpbroker.broker.vhost import check_name
+from amqpbroker.cluster.remote_reply import REPLY_TO
 from amqpbroker.definitions import BindingDefinition, ExchangeDefinition, QueueDefinition
 from amqpbroker.errors import NotFound, SoftError
 from amqpbroker.queues.queue import Pending, Queue
@@ -78,7 +78,7 @@ def _delete_exchange(channel: "Channel", method: commands.Exchange.Delete) -> No
 def _declare_queue(channel: "Channel", method: commands.Queue.Declare) -> None:
     name = _one_line(method.queue)
     if name.startswith(REPLY_TO):
-        _declare_reply_queue(channel, name, method.nowait)
+        _declare_reply_queue(channel, method, name)
         return
     session, vhost = channel.session, channel.vhost
     made: Queue | Pending[Queue]
@@ -117,14 +117,20 @@ def _declare_queue(channel: "Channel", method: commands.Queue.Declare) -> None:
     channel.answer(made, method.index, reply)
 
 
-def _declare_reply_queue(channel: "Channel", name: str, nowait: bool) -> None:
+def _declare_reply_queue(channel: "Channel", method: commands.Queue.Declare, name: str) -> None:
     """The pseudo-queue of direct replies is always there, an address as long as its consumer is."""
     vhost = channel.vhost
-    if name != REPLY_TO and name not in vhost.replies:
-        raise NotFound(f"no queue '{name}' in vhost '{vhost.name}'")
-    channel.last_queue = name
-    if not nowait:
-        _declare_ok(channel, name, 0, 1)
+    address = vhost.replies.find(name)
+
+    def reply(is_there: bool) -> None:
+        if not is_there:
+            raise NotFound(f"no queue '{name}' in vhost '{vhost.name}'")
+        channel.last_queue = name
+        if not method.nowait:
+            _declare_ok(channel, name, 0, 1)
+
+    is_there = name == REPLY_TO if address is None else address.is_there()
+    channel.answer(is_there, method.index, reply)
 
 
 def _declare_ok(channel: "Channel", name: str, ready: int, consumers: int) -> None:

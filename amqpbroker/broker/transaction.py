@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from amqpbroker.broker.direct_reply import ReplyConsumer
 from amqpbroker.broker.unsettled import Delivered
 from amqpbroker.errors import PreconditionFailed
 from amqpbroker.message import Origin
-from amqpbroker.queues.queue import Destination, Outcome, Pending
+from amqpbroker.queues.queue import Destination, Outcome, Pending, ReplyAddress
 
 if TYPE_CHECKING:
     from amqpbroker.broker.channel import Channel
@@ -58,10 +57,10 @@ class Transaction:
             raise PreconditionFailed(
                 f"transaction is larger than configured max size {self._bytes_max}: commit earlier"
             )
-        replies = [to for to in outgoing.queues if isinstance(to, ReplyConsumer)]
+        replies = [to for to in outgoing.queues if isinstance(to, ReplyAddress)]
         if replies:
-            for consumer in replies:
-                consumer.publish(outgoing.origin, outgoing.raws)
+            for address in replies:
+                address.publish(outgoing.origin, outgoing.raws)
             outgoing.queues = tuple(to for to in outgoing.queues if to not in replies)
         self._published.append(outgoing)
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from amqpbroker.broker.counts import VHostCounts
 from amqpbroker.broker.decisions import Decisions, Wish
+from amqpbroker.broker.direct_reply import Replies
 from amqpbroker.broker.policy import Policies
 from amqpbroker.definitions import (
     Arguments,
@@ -49,7 +50,7 @@ class VHost:
         submit: Callable[[Change], Pending[None] | None],
         see_to: Callable[[Change], Pending[None] | None],
         keeper: Keeper,
-        replies: dict[str, Destination],
+        replies: Replies,
     ) -> None:
         self.definition = definition
         self.name = definition.name
@@ -58,10 +59,6 @@ class VHost:
         self.router = Router()
         self.queues: dict[str, Queue] = {}
         self.replies = replies
-        """Consumers of direct replies, by the address that the broker gave them.
-
-        All virtual hosts share them: who knows an address may answer from anywhere (RabbitMQ).
-        """
         self._queue_types = queue_types
         self._unbound: dict[str, Exchange] = {}
         self._deleting_unused = False
@@ -251,7 +248,7 @@ class VHost:
             return tuple([queues[name] for name in names]), cacheable
         found: dict[Destination, None] = {}
         for key in routing_keys:
-            destination = queues.get(key) or self.replies.get(key)
+            destination = queues.get(key) or self.replies.find(key)
             if destination is not None:
                 found[destination] = None
         return tuple(found), True

@@ -5,7 +5,8 @@ Messages travel as images, as logs keep them, behind a small head. What is rarer
 Queues go by their ids, which are the same on all nodes, consumers and questions by numbers that the
 asking end gives. Nothing of a stream counts on another.
 
-Asking: publish, settle, limits, questions. Serving: deliveries, how much is committed, answers.
+Asking: publish, settle, limits, direct replies, questions. Serving: deliveries, how much is
+committed, answers.
 """
 
 from collections.abc import Iterable, Iterator
@@ -22,8 +23,8 @@ from amqpbroker.message import Batch, Origin
 from amqpbroker.queues.queue import Got, Outcome
 from amqpbroker.storage.format import FormatError, decode_messages, encode_image
 
-(PUBLISH, SETTLE, LIMITS, QUESTION, DELIVER, COMMITTED, ANSWER, GOT) = range(
-    FIRST_USER_KIND, FIRST_USER_KIND + 8
+(PUBLISH, SETTLE, LIMITS, QUESTION, DELIVER, COMMITTED, ANSWER, GOT, REPLY) = range(
+    FIRST_USER_KIND, FIRST_USER_KIND + 9
 )
 
 _PUBLISH = Struct("<Qq")
@@ -41,6 +42,8 @@ _COMMITTED = Struct("<QQ")
 """Queue, how many of the messages that were published on this stream are settled."""
 _REFUSED = Struct("<QQ")
 """Those of them, counted from 0, that were not taken: the first, and the one behind the last."""
+_REPLY = Struct("<H")
+"""Octets of the address, which follows."""
 _GOT = Struct("<QBQ")
 """Question, whether it is redelivered, messages that wait behind it."""
 
@@ -110,6 +113,25 @@ def decode_got(payload: bytes, known: Origins) -> tuple[int, Got]:
     except (error, FormatError, ValueError) as fault:
         raise LinkFault(f"a message that was got cannot be read: {fault}") from fault
     return question, Got(index, origin, raw, bool(redelivered), ready)
+
+
+def encode_reply(address: str, origin: Origin, raws: list[bytes]) -> list[bytes]:
+    """Direct replies, for the channel that waits for them at ``address``."""
+    octets = address.encode("utf-8", "surrogateescape")
+    image = encode_image(0, [origin] * len(raws), raws)
+    return [_REPLY.pack(len(octets)), octets, *image]
+
+
+def decode_reply(payload: bytes, known: Origins) -> tuple[str, Origin, list[bytes]]:
+    """The address, and the replies."""
+    try:
+        (size,) = _REPLY.unpack_from(payload)
+        start = _REPLY.size + size
+        _, origins, raws = decode_messages(payload, start, known)
+    except (error, FormatError) as fault:
+        raise LinkFault(f"a direct reply cannot be read: {fault}") from fault
+    address = payload[_REPLY.size : start].decode("utf-8", "surrogateescape")
+    return address, origins[0], raws
 
 
 # -- what becomes of them ------------------------------------------------------------------------
@@ -236,6 +258,13 @@ class Stat(msgspec.Struct, frozen=True, array_like=True, tag="stat"):
     queues: list[int]
 
 
+class FindReply(msgspec.Struct, frozen=True, array_like=True, tag="find-reply"):
+    """Say whether somebody waits for direct replies at an address: a count of 1 or 0."""
+
+    number: int
+    address: str
+
+
 class Touch(msgspec.Struct, frozen=True, array_like=True, tag="touch"):
     """A queue was declared again. There is no answer."""
 
@@ -249,7 +278,7 @@ class Leave(msgspec.Struct, frozen=True, array_like=True, tag="leave"):
 
 
 Asked = Consume | Cancel | Get | Purge | Delete | Stat
-Question = Asked | Touch | Leave
+Question = Asked | FindReply | Touch | Leave
 
 
 class Done(msgspec.Struct, frozen=True, array_like=True, tag="done"):

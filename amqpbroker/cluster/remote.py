@@ -19,9 +19,16 @@ from amqpbroker.cluster import queue_frames as frames
 from amqpbroker.cluster.queue_frames import Numbers
 from amqpbroker.cluster.remote_consumers import Member, Purses
 from amqpbroker.cluster.remote_queue import RemoteQueue
+from amqpbroker.cluster.remote_reply import (
+    ADDRESS_MAX,
+    BACKLOG_BYTES_MAX,
+    RemoteReply,
+    address_prefix,
+)
 from amqpbroker.cluster.wire import Link, LinkUser
 from amqpbroker.definitions import QueueDefinition
 from amqpbroker.errors import LinkFault
+from amqpbroker.message import Origin
 from amqpbroker.queues.arguments import check_declare
 from amqpbroker.queues.queue import Keeper, Pending, QueueStat, QueueType
 
@@ -81,6 +88,8 @@ class RemoteNode:
         for queue, asked in questions.values():
             if queue is not None:
                 asked.fail(queue.absent())
+            else:
+                asked.fail(LinkFault("the stream is broken"))
 
     def drained(self) -> None:
         """There is room on the stream again."""
@@ -135,6 +144,30 @@ class RemoteNode:
         else:
             asked.resolve(answer.count)
 
+    # -- direct replies ------------------------------------------------------------------------
+
+    def reply(self, address: str, origin: Origin, raws: list[bytes]) -> bool:
+        """Send direct replies to a channel there; whether there is a stream with room for them."""
+        link = self.link
+        if link is None or link.outbox_bytes > BACKLOG_BYTES_MAX:
+            return False
+        link.send(frames.REPLY, frames.encode_reply(address, origin, raws))
+        return True
+
+    def has_reply_address(self, address: str) -> bool | Pending[bool]:
+        """Whether a channel there waits for direct replies at ``address``."""
+        if self.link is None:
+            return False
+        number = self.next_number()
+        asked: Pending[int] = Pending()
+        found: Pending[bool] = Pending()
+        asked.then = lambda count: found.resolve(count > 0)
+        asked.otherwise = lambda _: found.resolve(False)
+        self.questions[number] = None, asked
+        question = frames.FindReply(number, address)
+        self.link.send(frames.QUESTION, frames.encode_control(question))
+        return found
+
     # -- numbers -------------------------------------------------------------------------------
 
     @property
@@ -176,6 +209,7 @@ class RemoteQueues(QueueType, LinkUser):
 
     def __init__(self, holder_of: Callable[[QueueDefinition], str]) -> None:
         self.nodes: dict[str, RemoteNode] = {}
+        self._reply_prefixes: dict[str, RemoteNode] = {}
         self._holder_of = holder_of
 
     def _node(self, name: str) -> RemoteNode:
@@ -202,8 +236,17 @@ class RemoteQueues(QueueType, LinkUser):
         for node in self.nodes.values():
             node.refresh()
 
+    def find_reply(self, address: str) -> RemoteReply | None:
+        """Where direct replies to ``address`` go, if a node is known that may have it."""
+        node = self._reply_prefixes.get(address[: address.rfind(".") + 1])
+        if node is None or len(address) > ADDRESS_MAX:
+            return None
+        return RemoteReply(node, address)
+
     def up(self, link: Link) -> None:
-        self._node(link.node).link = link
+        node = self._node(link.node)
+        node.link = link
+        self._reply_prefixes[address_prefix(node.name)] = node
 
     def down(self, link: Link) -> None:
         self._node(link.node).down()

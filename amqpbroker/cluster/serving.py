@@ -16,7 +16,8 @@ from amqpbroker.cluster.attachment import LinkConsumer, ServedStream, Turns
 from amqpbroker.cluster.wire import Link, LinkUser
 from amqpbroker.definitions import QueueDefinition
 from amqpbroker.errors import AmqpError, InternalError, LinkFault
-from amqpbroker.queues.queue import Got, Pending, Queue, QueueStat
+from amqpbroker.message import Origin
+from amqpbroker.queues.queue import Destination, Got, Pending, Queue, QueueStat
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +41,8 @@ class Serving(LinkUser):
         find: Callable[[int], Queue | None],
         delete: Callable[[QueueDefinition, bool, bool], int | Pending[int]],
     ) -> None:
+        self.reply_address: Callable[[str], Destination | None] = lambda address: None
+        """Who waits here for direct replies."""
         self._turns = turns
         self._find = find
         self._delete = delete
@@ -75,11 +78,20 @@ class Serving(LinkUser):
                 if consumer is not None:  # Else its queue has been deleted.
                     consumer.allow(limit)
             return 1
+        if kind == frames.REPLY:
+            return self._reply(*frames.decode_reply(payload, stream.known))
         if kind == frames.QUESTION:
             question = frames.decode_question(payload)
             _ACTS[type(question)](self, stream, question)
             return _CONTROL_WORK
         raise LinkFault(f"a frame of kind {kind} is no question")
+
+    def _reply(self, address: str, origin: Origin, raws: list[bytes]) -> int:
+        """Hand direct replies over, if there is still somebody who waits for them."""
+        destination = self.reply_address(address)
+        if destination is not None:
+            destination.publish(origin, raws)
+        return len(raws)
 
     # -- questions -----------------------------------------------------------------------------
 
@@ -187,6 +199,10 @@ class Serving(LinkUser):
         answer = frames.Numbers(asked.number, numbers)
         stream.send(frames.ANSWER, frames.encode_control(answer))
 
+    def _find_reply(self, stream: ServedStream, asked: frames.FindReply) -> None:
+        done = frames.Done(asked.number, int(self.reply_address(asked.address) is not None))
+        stream.send(frames.ANSWER, frames.encode_control(done))
+
     def _touch(self, stream: ServedStream, note: frames.Touch) -> None:
         queue = stream.queue(note.queue)
         if queue is not None:
@@ -205,6 +221,7 @@ _ACTS: dict[type, Callable[[Serving, ServedStream, Any], None]] = {
     frames.Purge: Serving._purge,
     frames.Delete: Serving._delete_queue,
     frames.Stat: Serving._stat,
+    frames.FindReply: Serving._find_reply,
     frames.Touch: Serving._touch,
     frames.Leave: Serving._leave,
 }

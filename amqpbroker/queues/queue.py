@@ -210,6 +210,20 @@ class Destination(ABC):
         """Make ``call``, once, when `committed` has moved next."""
 
 
+class ReplyAddress(Destination):
+    """Where direct replies go: to a channel, past all queues, and to nowhere once that is gone.
+
+    They wait for nothing: no commit, and nobody's credit.
+    """
+
+    @abstractmethod
+    def is_there(self) -> "bool | Pending[bool]":
+        """Whether somebody waits for replies there."""
+
+    def when_committed(self, call: Callable[[], None]) -> None:
+        """Nothing is ever waited for here."""
+
+
 class Owner(Protocol):
     """A connection, as its exclusive queues see it."""
 

@@ -88,6 +88,8 @@ class Clustering:
         self._coordinator.after = self._tell_revision
         identity = Identity(membership.cluster_id, config.name, incarnation, membership.secret)
         serving = Serving(broker.turn, queues.find, self._delete_queue)
+        serving.reply_address = broker.replies.here.get
+        broker.replies.elsewhere = queues.remote.find_reply
         linked = attrs.evolve(world, network=network)
         self._links = Links(linked, broker.turn, identity, queues.remote, serving)
         self._links.on_revision = lambda node, revision: self._coordinator.look()

@@ -97,10 +97,14 @@ class Client:
         exchange: str = "",
         channel: int = 1,
         persistent: bool = False,
+        mandatory: bool = False,
+        properties: commands.Basic.Properties | None = None,
     ) -> None:
-        """Publish a message."""
-        method = commands.Basic.Publish(0, exchange, routing_key)
+        """Publish a message; with ``properties``, these are all it has."""
+        method = commands.Basic.Publish(0, exchange, routing_key, mandatory)
         block = _PERSISTENT_BLOCK if persistent else b"\0\0"
+        if properties is not None:
+            block = properties.marshal()
         content = encode_content(channel, block, body, 131072)
         await self.send_bytes(encode_method(channel, method) + content)
 

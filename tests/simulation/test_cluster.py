@@ -81,6 +81,23 @@ def test_a_queue_can_be_used_from_any_node() -> None:
     simulate(1, scenario)
 
 
+def test_who_asks_at_one_node_is_answered_directly_from_another() -> None:
+    async def scenario(sim: Simulation) -> None:
+        async with SimCluster(sim) as cluster:
+            reply_to = "amq.rabbitmq.reply-to"
+            a, b = await cluster.client(0), await cluster.client(1)
+            await declare(a, "rpc")
+            await a.call(basic.Consume(queue="rpc", no_ack=True), basic.ConsumeOk)
+            await b.call(basic.Consume(queue=reply_to, no_ack=True), basic.ConsumeOk)
+            asking = basic.Properties(reply_to=reply_to)
+            await b.publish("rpc", b"question", properties=asking)
+            question = await a.wait_for(Content)
+            await a.publish(question.properties.reply_to, b"answer")
+            assert (await b.wait_for(Content)).body == b"answer"
+
+    simulate(1, scenario)
+
+
 def test_what_is_durable_comes_back_with_its_node() -> None:
     async def scenario(sim: Simulation) -> None:
         async with SimCluster(sim) as cluster:

@@ -96,6 +96,9 @@ def spoken(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, bytes]]:
     queue.may_delete(if_unused=True, if_empty=False)
     queue.cancel(consumer)
     holder.settle()
+    node = asker.queues.nodes["rabbit@a"]
+    assert node.reply("address", fake_origin(), numbered(2))
+    node.has_reply_address("address")
     queue.delete()
     return list(SENT)
 
@@ -105,7 +108,7 @@ def test_every_kind_of_frame_is_spoken(monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert kinds == {
         frames.PUBLISH, frames.SETTLE, frames.LIMITS, frames.QUESTION,
-        frames.DELIVER, frames.COMMITTED, frames.ANSWER, frames.GOT,
+        frames.DELIVER, frames.COMMITTED, frames.ANSWER, frames.GOT, frames.REPLY,
     }  # fmt: skip
 
 

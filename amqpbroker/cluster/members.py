@@ -1,22 +1,22 @@
-"""The nodes of a cluster, as the store that they share has them: keys and records.
+"""The nodes of a cluster, as the store that they share has them: kinds of keys, and records.
 
-PREFIX meta        which cluster this is
-PREFIX secret      32 octets by which its nodes prove to each other that they belong to it
-PREFIX inc/NODE    which disk the node has, and how often it was started; it stays
-PREFIX n/NODE      the node is up, and where; it goes with the node's lease
+    /CLUSTER/v1/meta        which cluster this is
+    /CLUSTER/v1/secret      32 octets by which its nodes prove to each other that they belong to it
+    /CLUSTER/v1/inc/NODE    which disk the node has, and how often it was started; it stays
+    /CLUSTER/v1/n/NODE      the node is up, and where; it goes with the node's lease
 
-Names are percent-encoded; values are JSON, but for the secret.
+Keys are made by `Schema.path`; values are JSON, but for the secret.
 """
 
 import random
 from typing import TypeVar
-from urllib.parse import quote, unquote_to_bytes
 
 import attrs
 import msgspec
 
 from amqpbroker.errors import DataError
 
+META, SECRET, INCARNATION, MEMBER = "meta", "secret", "inc", "n"
 SCHEMA = 1
 """The version of all keys and records; one that is higher must not be touched."""
 
@@ -80,54 +80,6 @@ class ClusterStatus:
     """Other nodes to which there is a link."""
     is_store_away: bool
     """etcd does not answer this node: nothing can be declared, bound or deleted."""
-
-
-@attrs.frozen
-class Keys:
-    """The keys of a cluster's nodes."""
-
-    prefix: bytes
-
-    @classmethod
-    def of(cls, cluster: str) -> "Keys":
-        """Those of the cluster with that name."""
-        return cls(f"/{_encode(cluster)}/v1/".encode())
-
-    @property
-    def meta(self) -> bytes:
-        """Which cluster this is."""
-        return self.prefix + b"meta"
-
-    @property
-    def secret(self) -> bytes:
-        """What only its nodes have."""
-        return self.prefix + b"secret"
-
-    @property
-    def incarnations(self) -> bytes:
-        """What the keys of all nodes begin with."""
-        return self.prefix + b"inc/"
-
-    @property
-    def members(self) -> bytes:
-        """What the keys of all nodes that are up begin with."""
-        return self.prefix + b"n/"
-
-    def incarnation(self, node: str) -> bytes:
-        """A node, be it up or not."""
-        return self.incarnations + _encode(node).encode()
-
-    def member(self, node: str) -> bytes:
-        """A node while it is up."""
-        return self.members + _encode(node).encode()
-
-    def node_of(self, key: bytes) -> str:
-        """The node that one of the latter two is about."""
-        return unquote_to_bytes(key.rpartition(b"/")[2]).decode("utf-8", "surrogateescape")
-
-
-def _encode(name: str) -> str:
-    return quote(name.encode("utf-8", "surrogateescape"), safe="")
 
 
 Record = Meta | Incarnation | Member

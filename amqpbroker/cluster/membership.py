@@ -15,15 +15,19 @@ import trio
 
 from amqpbroker.cluster.etcd.contract import Get, KeyValue, KeyValueStore, Put, absent, unchanged
 from amqpbroker.cluster.members import (
+    INCARNATION,
+    MEMBER,
+    META,
     SCHEMA,
+    SECRET,
     Incarnation,
-    Keys,
     Member,
     Meta,
     decode,
     encode,
     new_id,
 )
+from amqpbroker.cluster.schema import Schema
 from amqpbroker.errors import (
     ConfigError,
     DataError,
@@ -76,10 +80,10 @@ class Membership:
         self.is_store_away = False
         """Whether the store did not answer when it was last asked."""
         self._away_said_s = 0.0
-        self.keys = Keys.of(cluster)
         self._world = world
         self._store = store
         self._cluster = cluster
+        self._schema = Schema(cluster)
         self._node = node
         self._disk_id = disk_id
         self._meta: KeyValue
@@ -128,7 +132,7 @@ class Membership:
 
     async def _find_meta(self, known: str, first: Sequence[Put], brings: bool) -> KeyValue:
         """What there is of the cluster; made new where there is nothing."""
-        key = self.keys.meta
+        key = self._schema.path(META)
         while (item := (await self._store.get(key)).item) is None:
             if known:
                 raise DataError(
@@ -152,7 +156,7 @@ class Membership:
         return meta
 
     async def _find_secret(self) -> bytes:
-        key = self.keys.secret
+        key = self._schema.path(SECRET)
         while (item := (await self._store.get(key)).item) is None:
             secret = self._world.random.randbytes(_SECRET_BYTES)
             await self._store.txn([absent(key)], [Put(key, secret)])
@@ -163,9 +167,9 @@ class Membership:
 
         async def say() -> None:
             meta = msgspec.structs.replace(self._read_meta(self._meta), uploader="", uploading="")
-            conditions = [unchanged(self.keys.meta, self._meta.mod_revision)]
+            conditions = [unchanged(self._schema.path(META), self._meta.mod_revision)]
             # Refused, it has been said before, unheard: nobody else does.
-            await self._store.txn(conditions, [Put(self.keys.meta, encode(meta))])
+            await self._store.txn(conditions, [Put(self._schema.path(META), encode(meta))])
 
         await self.insist(say)
         self.uploads = False
@@ -179,7 +183,7 @@ class Membership:
         await self.insist(lambda: self._begin(is_known))
 
     async def _begin(self, is_known: bool) -> None:
-        key = self.keys.incarnation(self._node)
+        key = self._schema.path(INCARNATION, self._node)
         while True:
             item = (await self._store.get(key)).item
             before = Incarnation("", 0) if item is None else decode(key, item.value, Incarnation)
@@ -273,8 +277,8 @@ class Membership:
             lease = await self._store.grant_lease(LEASE_S)
             self._lease, self._is_told = lease.id, False
             self._rely_on(sent_s, lease.ttl_s)
-        key = self.keys.incarnation(self._node)
-        put = Put(self.keys.member(self._node), encode(self._member), lease=self._lease)
+        key = self._schema.path(INCARNATION, self._node)
+        put = Put(self._schema.path(MEMBER, self._node), encode(self._member), lease=self._lease)
         told = self._member
         try:
             result = await self._store.txn([unchanged(key, self._inc_revision)], [put], [Get(key)])
@@ -319,12 +323,12 @@ class Membership:
         Raises `NotFound` when there is no such node, `PreconditionFailed` when it is up, and
         `StoreError`.
         """
-        key = self.keys.incarnation(node)
+        key = self._schema.path(INCARNATION, node)
         item = (await self._store.get(key)).item
         there = Incarnation("", 0) if item is None else decode(key, item.value, Incarnation)
         if item is None or not there.uuid:
             raise NotFound("The node selected is not in the cluster.")
-        conditions = [unchanged(key, item.mod_revision), absent(self.keys.member(node))]
+        conditions = [unchanged(key, item.mod_revision), absent(self._schema.path(MEMBER, node))]
         forgotten = Put(key, encode(Incarnation("", there.inc)))
         if not (await self._store.txn(conditions, [forgotten])).succeeded:
             raise PreconditionFailed(f"node {node} is up, or has been until a moment ago: stop it")

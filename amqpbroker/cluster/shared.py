@@ -105,8 +105,6 @@ class SharedCoordinator(Coordinator):
         self.place: Callable[[QueueDefinition], str] = lambda queue: node
         self.others_revision: Callable[[], int | None] = lambda: None
         self.after: Callable[[], None] = lambda: None
-        self.away_since_s: float | None = None
-        """Since when the store cannot be reached; None: it can."""
         self.loaded = trio.Event()
         """Whether the node knows what is there."""
         self._store = store
@@ -116,6 +114,7 @@ class SharedCoordinator(Coordinator):
         self._incarnation = incarnation
         self._clock = clock
         self._rng = rng
+        self._is_store_away = False
         self._fence = feed.schema.path("fence", node)
         self._waiting: deque[_Submitted] = deque()
         self._leavings: deque[bytes] = deque()
@@ -371,13 +370,13 @@ class SharedCoordinator(Coordinator):
     # -- whether the store is there ------------------------------------------------------------
 
     def _note_away(self, error: Exception) -> None:
-        if self.away_since_s is None:
-            self.away_since_s = self._clock.monotonic_s()
+        if not self._is_store_away:
+            self._is_store_away = True
             log.warning("the cluster's store (etcd) is away: %s", error)
 
     def _note_here(self) -> None:
-        if self.away_since_s is not None:
-            self.away_since_s = None
+        if self._is_store_away:
+            self._is_store_away = False
             log.warning("the cluster's store (etcd) is back")
 
 

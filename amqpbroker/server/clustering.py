@@ -16,7 +16,14 @@ from amqpbroker.cluster.feed import Feed
 from amqpbroker.cluster.hello import Identity
 from amqpbroker.cluster.leavings import Leavings
 from amqpbroker.cluster.link import Address, Links
-from amqpbroker.cluster.members import ClusterStatus, Incarnation, Member, decode
+from amqpbroker.cluster.members import (
+    INCARNATION,
+    MEMBER,
+    ClusterStatus,
+    Incarnation,
+    Member,
+    decode,
+)
 from amqpbroker.cluster.membership import Membership
 from amqpbroker.cluster.placement import choose_locator, place
 from amqpbroker.cluster.records import encode_change
@@ -78,7 +85,10 @@ class Clustering:
         self._addresses: dict[str, Address] = {}
         self._unclaimed: deque[tuple[float, QueueDefinition]] = deque()
         self._feed = Feed(Schema(config.cluster_name), self._apply)
-        self._feed.listeners = {"n": self._see_member, "inc": self._see_incarnation}
+        self._feed.listeners = {
+            MEMBER: self._see_member,
+            INCARNATION: self._see_incarnation,
+        }
         incarnation = membership.incarnation
         self._coordinator = SharedCoordinator(
             store, self._feed, config.name, incarnation, world.clock, world.random
@@ -240,7 +250,8 @@ class Clustering:
     def _see_member(self, names: list[str], value: bytes | None) -> None:
         """A node has come up or gone, or tells something else of itself."""
         [node] = names
-        member = None if value is None else self._decoded(node, value, Member)
+        key = self._feed.schema.path(MEMBER, node)
+        member = None if value is None else self._decoded(key, value, Member)
         self._leavings.gone(node, self._world.clock.monotonic_s())
         if member is None:
             self._running.pop(node, None)
@@ -255,7 +266,8 @@ class Clustering:
     def _see_incarnation(self, names: list[str], value: bytes | None) -> None:
         """A node belongs to the cluster, or does not any more."""
         [node] = names
-        found = None if value is None else self._decoded(node, value, Incarnation)
+        key = self._feed.schema.path(INCARNATION, node)
+        found = None if value is None else self._decoded(key, value, Incarnation)
         if found is not None and found.uuid:
             self._nodes[node] = None
             self._leavings.gone(node, self._world.clock.monotonic_s())
@@ -266,9 +278,9 @@ class Clustering:
                 # even while its lease has ended, for the store may have been away.
                 self._links.set_members(self._addresses)
 
-    def _decoded(self, node: str, value: bytes, kind: type[Record]) -> Record | None:
+    def _decoded(self, key: bytes, value: bytes, kind: type[Record]) -> Record | None:
         try:
-            return decode(self.membership.keys.incarnation(node), value, kind)
+            return decode(key, value, kind)
         except DataError as error:
             log.error("%s", error)  # noqa: TRY400 - it is all in the text
             return None

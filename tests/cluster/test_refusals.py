@@ -14,7 +14,8 @@ import trio
 
 from amqpbroker.cli.etcd_servers import EtcdExecutable, EtcdServers, free_ports
 from amqpbroker.cluster.etcd.client import EtcdClient
-from amqpbroker.cluster.members import Keys
+from amqpbroker.cluster.members import SECRET
+from amqpbroker.cluster.schema import Schema
 from amqpbroker.world import real_world
 from tests.cluster.rig import free_port
 from tests.crash.broker import Broker, DidNotStart
@@ -106,7 +107,7 @@ def test_nodes_with_different_secrets_say_so_once_and_stay_apart(nodes: Nodes) -
     async def change_secret() -> None:
         world = real_world()
         client = EtcdClient(world.network, world.random, nodes.urls)
-        await client.put(Keys.of(nodes.cluster).secret, b"another" * 5)
+        await client.put(Schema(nodes.cluster).path(SECRET), b"another" * 5)
         client.close()
 
     trio.run(change_secret)

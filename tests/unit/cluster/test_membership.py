@@ -9,14 +9,25 @@ import trio
 import trio.testing
 
 from amqpbroker.cluster.etcd.contract import Put
-from amqpbroker.cluster.members import SCHEMA, Incarnation, Keys, Member, Meta, decode, encode
+from amqpbroker.cluster.members import (
+    INCARNATION,
+    MEMBER,
+    META,
+    SCHEMA,
+    Incarnation,
+    Member,
+    Meta,
+    decode,
+    encode,
+)
 from amqpbroker.cluster.membership import KEEP_ALIVE_S, LEASE_S, SAID_AGAIN_S, Membership
+from amqpbroker.cluster.schema import Schema
 from amqpbroker.errors import ConfigError, DataError, StoreRefused
 from amqpbroker.testing.fakes import fake_world
 from amqpbroker.testing.sim_etcd import SimEtcd, SimEtcdClient
 from amqpbroker.testing.world import SimClock
 
-KEYS = Keys.of("c")
+KEYS = Schema("c")
 A = "rabbit@a"
 WHERE = Member(0, link="a:25672", amqp="a:5672")
 
@@ -61,7 +72,7 @@ async def running(membership: Membership) -> AsyncIterator[None]:
 
 
 async def there(store: SimEtcdClient, node: str = A) -> Member | None:
-    item = (await store.get(KEYS.member(node))).item
+    item = (await store.get(KEYS.path(MEMBER, node))).item
     return None if item is None else decode(item.key, item.value, Member)
 
 
@@ -135,13 +146,6 @@ async def test_what_later_releases_tell_of_a_node_is_left_alone() -> None:
 def test_addresses_may_be_of_any_kind() -> None:
     assert Member(1, link="a.example:25672").link_address == ("a.example", 25672)
     assert Member(1, link="[::1]:25672").link_address == ("::1", 25672)
-
-
-def test_names_are_encoded_in_keys() -> None:
-    keys = Keys.of("my/cluster")
-    assert keys.prefix == b"/my%2Fcluster/v1/"
-    assert keys.member("rabbit@ö/a") == b"/my%2Fcluster/v1/n/rabbit%40%C3%B6%2Fa"
-    assert keys.node_of(keys.member("rabbit@ö/a")) == "rabbit@ö/a"
 
 
 @pytest.mark.parametrize("fate", ["done", "not done", "done later"])
@@ -227,11 +231,11 @@ async def test_a_store_that_has_lost_the_cluster_gets_no_new_one(
     text = await refusal_of(process(etcd).find("0123"), DataError)
 
     assert text.startswith("the data directory belongs to cluster 'c' (0123), and this store knows")
-    assert (await store.get(KEYS.meta)).item is None
+    assert (await store.get(KEYS.path(META))).item is None
 
 
 async def test_a_cluster_of_a_later_release_is_refused(etcd: SimEtcd, store: SimEtcdClient) -> None:
-    await store.put(KEYS.meta, encode(Meta("0123", SCHEMA + 1)))
+    await store.put(KEYS.path(META), encode(Meta("0123", SCHEMA + 1)))
     text = await refusal_of(process(etcd).find(), ConfigError)
     assert "is kept in version 2, and this release reads 1" in text
 
@@ -239,7 +243,7 @@ async def test_a_cluster_of_a_later_release_is_refused(etcd: SimEtcd, store: Sim
 async def test_a_store_with_something_else_in_it_is_refused(
     etcd: SimEtcd, store: SimEtcdClient
 ) -> None:
-    await store.put(KEYS.meta, b"hello")
+    await store.put(KEYS.path(META), b"hello")
     text = await refusal_of(process(etcd).find(), DataError)
     assert text.startswith("the key /c/v1/meta in the cluster's store makes no sense: ")
 
@@ -248,7 +252,7 @@ async def test_a_node_that_was_forgotten_may_come_with_an_empty_disk_only(
     etcd: SimEtcd, store: SimEtcdClient
 ) -> None:
     cluster_id = (await join(process(etcd))).cluster_id
-    await store.put(KEYS.incarnation(A), encode(Incarnation("", 1)))
+    await store.put(KEYS.path(INCARNATION, A), encode(Incarnation("", 1)))
     text = await refusal_of(join(process(etcd), cluster_id), DataError)
     assert text.startswith("cluster 'c' has forgotten the node rabbit@a, and its queues")
 
@@ -355,7 +359,7 @@ async def test_a_store_that_stalls_for_longer_than_the_lease_costs_no_life(
         assert all(node.is_store_away for node in nodes)
         assert all(node.lease_deadline_s < trio.current_time() for node in nodes)
         etcd.resume()
-        assert not etcd.read(KEYS.members, prefix=True, serializable=False).items
+        assert not etcd.read(KEYS.inside(MEMBER), prefix=True, serializable=False).items
         await trio.sleep(3)
         for number, node in enumerate(nodes):
             assert not node.is_store_away
@@ -370,7 +374,7 @@ async def test_a_lease_that_ends_early_is_replaced(etcd: SimEtcd, store: SimEtcd
     membership = await join(process(etcd))
     async with running(membership):
         await trio.sleep(5)
-        item = (await store.get(KEYS.member(A))).item
+        item = (await store.get(KEYS.path(MEMBER, A))).item
         assert item is not None
         etcd.expire_lease(item.lease)
         assert not await there(store)
@@ -384,14 +388,14 @@ async def test_a_registration_that_vanishes_is_put_back_when_it_is_seen(
     membership = await join(process(etcd))
     async with running(membership):
         await trio.sleep(0.5)
-        await store.delete(KEYS.member(A))
+        await store.delete(KEYS.path(MEMBER, A))
         membership.see(await there(store))
         await trio.sleep(0.1)
         assert await there(store) == Member(1, link="a:25672", amqp="a:5672")
-        revision = (await store.get(KEYS.member(A))).revision
+        revision = (await store.get(KEYS.path(MEMBER, A))).revision
         membership.see(await there(store))
         await trio.sleep(3)
-        assert (await store.get(KEYS.member(A))).revision == revision
+        assert (await store.get(KEYS.path(MEMBER, A))).revision == revision
 
 
 async def test_what_is_told_of_a_node_can_change(etcd: SimEtcd, store: SimEtcdClient) -> None:
@@ -403,10 +407,10 @@ async def test_what_is_told_of_a_node_can_change(etcd: SimEtcd, store: SimEtcdCl
         changed = Member(1, link="a:25672", amqp="a:5672", maintenance=True)
         assert await there(store) == changed
         assert membership.member == changed
-        revision = (await store.get(KEYS.member(A))).revision
+        revision = (await store.get(KEYS.path(MEMBER, A))).revision
         membership.change(maintenance=True)
         await trio.sleep(0.5)
-        assert (await store.get(KEYS.member(A))).revision == revision
+        assert (await store.get(KEYS.path(MEMBER, A))).revision == revision
 
 
 async def test_a_node_is_registered_whatever_answers_are_lost(
@@ -417,7 +421,7 @@ async def test_a_node_is_registered_whatever_answers_are_lost(
     membership = await join(process(etcd))
     async with running(membership):
         for _ in range(20):
-            item = (await store.get(KEYS.member(A))).item
+            item = (await store.get(KEYS.path(MEMBER, A))).item
             if item is not None:
                 etcd.expire_lease(item.lease)
             await trio.sleep(8 * LEASE_S)
@@ -501,7 +505,7 @@ async def test_a_node_that_is_forgotten_while_it_runs_ends(
     etcd: SimEtcd, store: SimEtcdClient
 ) -> None:
     membership = await join(process(etcd))
-    await store.txn([], [Put(KEYS.incarnation(A), encode(Incarnation("", 1)))])
+    await store.txn([], [Put(KEYS.path(INCARNATION, A), encode(Incarnation("", 1)))])
     membership.see(None)
     text = await overtaken(membership.run)
     assert text.startswith("cluster 'c' has forgotten the node rabbit@a")

@@ -94,3 +94,11 @@ def test_a_value_that_makes_no_sense_is_refused(value: bytes) -> None:
         schema.definition(schema.path("x", "/", "x"), value)
     with pytest.raises(DefinitionError, match="says"):
         schema.leadership(schema.path("ql", "7"), value)
+
+
+def test_names_are_encoded_in_keys() -> None:
+    schema = Schema("my/cluster")
+    assert schema.prefix == b"/my%2Fcluster/v1/"
+    key = schema.path("n", "rabbit@ö/a")
+    assert key == b"/my%2Fcluster/v1/n/rabbit%40%C3%B6%2Fa"
+    assert schema.parts(key) == ["n", "rabbit@ö/a"]

@@ -87,6 +87,9 @@ class Membership:
         self._node = node
         self._disk_id = disk_id
         self._meta: KeyValue
+        self._remembered = 0
+        self._is_drawn = False
+        self._remember: Callable[[int], Awaitable[None]]
         self._inc_revision = 0
         self._member = Member(0)
         self._lease = 0
@@ -136,9 +139,10 @@ class Membership:
         while (item := (await self._store.get(key)).item) is None:
             if known:
                 raise DataError(
-                    f"the data directory belongs to cluster '{self._cluster}' ({known}), and this"
-                    " store knows nothing of it: if it is the right one, and has lost its data,"
-                    " restore it from a backup; else say which with --cluster"
+                    f"the data directory belongs to a cluster ({known}), and this store has none"
+                    f" that is named '{self._cluster}': start the node with the --cluster and"
+                    " --cluster-name it had; if the store has lost its data, restore it from a"
+                    " backup"
                 )
             meta = Meta(new_id(self._world.random))
             if brings:
@@ -174,12 +178,20 @@ class Membership:
         await self.insist(say)
         self.uploads = False
 
-    async def begin(self, *, is_known: bool) -> None:
+    async def begin(
+        self, *, is_known: bool, remembered: int, remember: Callable[[int], Awaitable[None]]
+    ) -> None:
         """Begin a new incarnation of the node.
 
-        ``is_known``: its disk has belonged to this cluster before. Raises `ConfigError` when
-        another disk has its name, and `DataError` when the cluster has forgotten it.
+        ``is_known``: its disk has belonged to this cluster before. ``remembered`` is the highest
+        number that the disk has for its starts, and ``remember`` writes a higher one there, for
+        good. As that comes before anything is asked of the store, a disk that knows less than the
+        store is an old copy.
+
+        Raises `ConfigError` when it is, or when another disk has the node's name, `DataError` when
+        the cluster has forgotten the node, and what ``remember`` does.
         """
+        self._remembered, self._remember = remembered, remember
         await self.insist(lambda: self._begin(is_known))
 
     async def _begin(self, is_known: bool) -> None:
@@ -196,12 +208,45 @@ class Membership:
                 )
             if item is not None and not before.uuid and is_known:
                 raise DataError(self._forgotten())
-            mine = Incarnation(self._disk_id, before.inc + 1)
+            if before.uuid and self._remembered < before.inc:
+                raise ConfigError(self._old_copy(before.inc))
+            await self._draw_number(before.inc)
+            mine = Incarnation(self._disk_id, self._remembered)
             seen = 0 if item is None else item.mod_revision
             result = await self._store.txn([unchanged(key, seen)], [Put(key, encode(mine))])
             if result.succeeded:
                 self.incarnation, self._inc_revision = mine.inc, result.revision
                 return
+
+    async def _draw_number(self, stored: int) -> None:
+        """Have a number that no start has had: it is on the disk before anybody hears of it.
+
+        One that was drawn already, and not used, will do. That of an earlier start that has not
+        come to its end will not: nobody knows what became of it.
+        """
+        if self._is_drawn and self._remembered > stored:
+            return
+        if not self._is_drawn and self._remembered > stored + 1:
+            log.warning(
+                "this is incarnation %d of %s at least, and the cluster's store has heard of %d:"
+                " unless several starts have failed since, the store was set back to what it was"
+                " before; what was declared since then is unknown to it, and is deleted here",
+                self._remembered + 1,
+                self._node,
+                stored,
+            )
+        number = max(self._remembered, stored) + 1
+        await self._remember(number)
+        self._remembered, self._is_drawn = number, True
+
+    def _old_copy(self, stored: int) -> str:
+        return (
+            f"the data directory is an old copy: it knows {self._node} up to incarnation"
+            f" {self._remembered}, and cluster '{self._cluster}' up to {stored}; what the node has"
+            " kept since then is not here: start it with the --data-dir that it ran on last; if"
+            " that is lost, have the node forgotten (amqpbrokerctl forget_cluster_node"
+            f" {self._node}), and start it with an empty --data-dir"
+        )
 
     def _forgotten(self) -> str:
         return (
@@ -296,6 +341,12 @@ class Membership:
     def _give_up(self, items: tuple[KeyValue, ...]) -> None:
         for item in items:
             now = decode(item.key, item.value, Incarnation)
+            if now.uuid and now.inc <= self.incarnation:
+                raise DataError(
+                    f"the cluster's store was set back to what it was before: it has heard of"
+                    f" incarnation {now.inc} of {self._node}, and this one is {self.incarnation}:"
+                    " this one ends; start it again to go on with what the store knows"
+                )
             if now.uuid:
                 raise DataError(
                     f"another process was started as node {self._node} (incarnation {now.inc},"

@@ -63,7 +63,8 @@ class Joining:
     1. Its data directory has an id, before anything is told of it.
     2. The cluster is found, or begun. Then the directory says that it belongs to it.
     3. Who has begun it, and has definitions, brings them along; others wait for that.
-    4. The node's count of starts is raised.
+    4. The node's count of starts is raised, first in the directory, then in the store: a directory
+       that has counted less is an old copy.
     """
 
     def __init__(self, config: Config, world: World, store: KeyValueStore, folder: str) -> None:
@@ -124,7 +125,13 @@ class Joining:
             log.info("%d definitions of this node are brought to the cluster", len(own))
             await membership.insist(lambda: upload(self._store, self._schema, own, name))
             await membership.uploaded()
-        await membership.begin(is_known=bool(owner.cluster))
+
+        async def remember(incarnation: int) -> None:
+            await keeping.sign(attrs.evolve(keeping.owner, incarnation=incarnation))
+
+        await membership.begin(
+            is_known=bool(owner.cluster), remembered=owner.incarnation, remember=remember
+        )
 
     def _check_discarding(self) -> None:
         config = self._config

@@ -59,6 +59,8 @@ class Owner:
     """Tells it from all others; those that were made before there were clusters may have none."""
     cluster: str = ""
     """The id of the cluster that it belongs to; empty: to none."""
+    incarnation: int = 0
+    """The highest number that a start of the node in its cluster has meant to have."""
 
 
 def owner_of(disk: Disk, folder: str) -> Owner | None:
@@ -101,10 +103,13 @@ def _read_sign(disk: Disk, folder: str) -> Owner:
         said = json.loads(file.read(0, file.size_bytes))
         name, version = said["name"], said["format"]
         uuid, cluster = said.get("uuid", ""), said.get("cluster", "")
+        incarnation = said.get("incarnation", 0)
         is_text = all(isinstance(each, str) for each in (name, uuid, cluster))
-        if not is_text or type(version) is not int or version < 1:
+        is_whole = type(version) is int and type(incarnation) is int
+        if not (is_text and is_whole) or version < 1 or incarnation < 0:
             raise ValueError(
-                f"name {name!r}, format {version!r}, uuid {uuid!r}, cluster {cluster!r}"
+                f"name {name!r}, format {version!r}, uuid {uuid!r}, cluster {cluster!r},"
+                f" incarnation {incarnation!r}"
             )
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(
@@ -119,7 +124,7 @@ def _read_sign(disk: Disk, folder: str) -> Owner:
             f"the data directory {folder} has format {version}, and this version reads"
             f" {FORMAT_VERSION}: start it with the version that has written it, or a newer one"
         )
-    return Owner(name, version, uuid, cluster)
+    return Owner(name, version, uuid, cluster, incarnation)
 
 
 def _said(error: Exception) -> str:

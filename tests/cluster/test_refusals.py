@@ -75,6 +75,12 @@ def stop(broker: Broker) -> None:
     assert broker.end() == 0
 
 
+def copy_disk(nodes: Nodes, name: str) -> None:
+    shutil.copytree(
+        nodes.folder / name, nodes.folder / "copy", ignore=shutil.ignore_patterns("ctl.sock")
+    )
+
+
 def refusal(broker: Broker) -> tuple[int, str]:
     """The exit status of a node that does not start, and the one line that says why."""
     with pytest.raises(DidNotStart) as refused:
@@ -136,8 +142,8 @@ def test_a_store_that_knows_nothing_of_the_cluster_is_refused(nodes: Nodes) -> N
     stop(nodes.started(A))
     status, line = refusal(nodes.node(A, cluster="nowhere"))
     assert status == 1
-    assert line.startswith("the data directory belongs to cluster 'nowhere' (")
-    assert "this store knows nothing of it" in line
+    assert line.startswith("the data directory belongs to a cluster (")
+    assert "this store has none that is named 'nowhere': start the node with the --cluster" in line
 
 
 def test_a_node_of_a_cluster_does_not_start_alone(nodes: Nodes) -> None:
@@ -176,14 +182,33 @@ def test_one_data_directory_is_for_one_process(nodes: Nodes) -> None:
     stop(first)
 
 
-def test_of_two_processes_on_copies_of_one_disk_the_older_ends(nodes: Nodes) -> None:
+@pytest.mark.parametrize("twin_runs", [True, False])
+def test_an_old_copy_of_a_disk_is_refused(nodes: Nodes, twin_runs: bool) -> None:
     stop(nodes.started(A))
-    shutil.copytree(nodes.folder / A, nodes.folder / "copy")
+    copy_disk(nodes, A)
     first = nodes.started(A)
+    if not twin_runs:
+        stop(first)
+    status, line = refusal(nodes.node(A, folder="copy"))
+    assert status == 78
+    assert line.startswith(
+        f"the data directory is an old copy: it knows {A} up to incarnation 1, and cluster"
+    )
+    assert line.endswith(
+        f"(amqpbrokerctl forget_cluster_node {A}), and start it with an empty --data-dir"
+    )
+    if twin_runs:
+        stop(first)
+    stop(nodes.started(A))
+
+
+def test_of_two_processes_on_copies_of_one_disk_the_older_ends(nodes: Nodes) -> None:
+    first = nodes.started(A)
+    copy_disk(nodes, A)
     second = nodes.started(A, folder="copy")
     assert first.end() == 1
     line = said(first.last_words())
-    assert line.startswith(f"another process was started as node {A} (incarnation 3, this one is 2")
+    assert line.startswith(f"another process was started as node {A} (incarnation 2, this one is 1")
     stop(second)
 
 

@@ -1,5 +1,6 @@
 """Several nodes of a cluster: what one does, all see; what befalls one, all heed."""
 
+from copy import deepcopy
 from pathlib import Path
 
 import attrs
@@ -467,6 +468,50 @@ def test_a_node_from_another_disk_is_refused() -> None:
                 await cluster.start(1)
 
     simulate(12, scenario)
+
+
+def test_an_old_copy_of_a_disk_does_not_start_and_its_newer_twin_goes_on() -> None:
+    async def scenario(sim: Simulation) -> None:
+        async with SimCluster(sim, 2) as cluster:
+            machine = cluster.machines[0]
+            a, b = await confirming(cluster, 0), await confirming(cluster, 1)
+            await declare(a, "q", durable=True)
+            assert await publish(b, "q", b"1")
+            cluster.kill(0)
+            newer = machine.disk
+            old = deepcopy(newer, {id(sim.trace): sim.trace})
+            await cluster.start(0)
+            assert await publish(b, "q", b"2")
+            cluster.kill(0)
+            for _ in range(2):
+                machine.disk = old
+                with pytest.raises(
+                    ConfigError, match="is an old copy: it knows rabbit@node1 up to"
+                ):
+                    await cluster.start(0)
+            machine.disk = newer
+            await cluster.start(0)
+            assert await declare(b, "q", passive=True) == 2
+
+    simulate(19, scenario)
+
+
+def test_a_node_that_dies_at_any_moment_of_its_start_can_be_started_again() -> None:
+    async def scenario(sim: Simulation) -> None:
+        async with SimCluster(sim, 2) as cluster:
+            a = await confirming(cluster, 0)
+            await declare(a, "q", durable=True)
+            assert await publish(a, "q", b"1")
+            cluster.kill(0)
+            for number in range(60):
+                with trio.move_on_after(number / 1000):
+                    await cluster.start(0)
+                cluster.kill(0)
+                await cluster.machines[0].ended()
+            await cluster.start(0)
+            assert await declare(await cluster.client(1), "q", passive=True) == 1
+
+    simulate(20, scenario)
 
 
 def test_a_seed_replays_octet_for_octet() -> None:

@@ -55,9 +55,31 @@ def process(
     return Membership(world, store or etcd.client(), cluster, node, disk)
 
 
-async def join(membership: Membership, known: str = "") -> Membership:
+class Disk:
+    """What a disk has of its node's starts."""
+
+    def __init__(self, remembered: int = 0) -> None:
+        self.remembered = remembered
+        self.fails = False
+
+    def copy(self) -> "Disk":
+        return Disk(self.remembered)
+
+    async def remember(self, incarnation: int) -> None:
+        assert incarnation > self.remembered
+        if self.fails:
+            raise DataError("the disk is full")
+        self.remembered = incarnation
+
+
+async def begin(membership: Membership, disk: Disk, known: str = "") -> None:
     await membership.find(known)
-    await membership.begin(is_known=bool(known))
+    await membership.begin(is_known=bool(known), remembered=disk.remembered, remember=disk.remember)
+
+
+async def join(membership: Membership, known: str = "", disk: Disk | None = None) -> Membership:
+    """Be a member, with a new disk, or another."""
+    await begin(membership, disk or Disk(), known)
     await membership.announce(WHERE)
     return membership
 
@@ -121,18 +143,18 @@ async def test_clusters_of_different_names_share_nothing(etcd: SimEtcd) -> None:
 
 
 async def test_each_start_is_a_new_incarnation(etcd: SimEtcd, store: SimEtcdClient) -> None:
-    cluster_id = (await join(process(etcd))).cluster_id
-    again = await join(process(etcd), cluster_id)
+    disk = Disk()
+    cluster_id = (await join(process(etcd), disk=disk)).cluster_id
+    again = await join(process(etcd), cluster_id, disk)
 
-    assert again.incarnation == 2
+    assert again.incarnation == disk.remembered == 2
     assert await there(store) == Member(2, link="a:25672", amqp="a:5672")
 
 
 async def test_a_start_that_crashed_before_it_was_told_counts_all_the_same(etcd: SimEtcd) -> None:
-    crashed = process(etcd)
-    await crashed.find()
-    await crashed.begin(is_known=False)
-    again = await join(process(etcd), crashed.cluster_id)
+    crashed, disk = process(etcd), Disk()
+    await begin(crashed, disk)
+    again = await join(process(etcd), crashed.cluster_id, disk)
 
     assert again.incarnation == 2
 
@@ -156,11 +178,14 @@ async def test_any_answer_may_be_lost_at_the_start(
     for _ in range(number):
         etcd.lose_answer("answered")
     etcd.lose_answer(fate)  # type: ignore[arg-type]
-    membership = await join(process(etcd))
+    disk = Disk()
+    membership = await join(process(etcd), disk=disk)
 
     assert membership.incarnation in (1, 2)
+    assert membership.incarnation == disk.remembered
     assert await there(store) == Member(membership.incarnation, link="a:25672", amqp="a:5672")
-    assert (await join(process(etcd), membership.cluster_id)).secret == membership.secret
+    again = await join(process(etcd), membership.cluster_id, disk)
+    assert again.secret == membership.secret
 
 
 async def test_a_start_waits_for_the_store(etcd: SimEtcd, caplog: pytest.LogCaptureFixture) -> None:
@@ -230,7 +255,9 @@ async def test_a_store_that_has_lost_the_cluster_gets_no_new_one(
 ) -> None:
     text = await refusal_of(process(etcd).find("0123"), DataError)
 
-    assert text.startswith("the data directory belongs to cluster 'c' (0123), and this store knows")
+    assert text.startswith(
+        "the data directory belongs to a cluster (0123), and this store has none"
+    )
     assert (await store.get(KEYS.path(META))).item is None
 
 
@@ -257,6 +284,114 @@ async def test_a_node_that_was_forgotten_may_come_with_an_empty_disk_only(
     assert text.startswith("cluster 'c' has forgotten the node rabbit@a, and its queues")
 
     assert (await join(process(etcd, disk="disk b"))).incarnation == 2
+
+
+# -- old copies of a disk ----------------------------------------------------------------------
+
+
+async def test_an_old_copy_of_a_disk_is_refused_whether_its_newer_twin_runs_or_not(
+    etcd: SimEtcd, store: SimEtcdClient
+) -> None:
+    disk = Disk()
+    first = await join(process(etcd), disk=disk)
+    old = disk.copy()
+    await join(process(etcd), first.cluster_id, disk)
+    newest = await join(process(etcd), first.cluster_id, disk)
+    for _ in range(2):
+        text = await refusal_of(join(process(etcd), first.cluster_id, old), ConfigError)
+        assert text == (
+            "the data directory is an old copy: it knows rabbit@a up to incarnation 1, and cluster"
+            " 'c' up to 3; what the node has kept since then is not here: start it with the"
+            " --data-dir that it ran on last; if that is lost, have the node forgotten"
+            " (amqpbrokerctl forget_cluster_node rabbit@a), and start it with an empty --data-dir"
+        )
+        await newest.leave()
+    assert old.remembered == 1
+    assert (await join(process(etcd), first.cluster_id, disk)).incarnation == 4
+
+
+async def test_a_copy_of_a_disk_from_before_it_belonged_to_a_cluster_is_refused(
+    etcd: SimEtcd,
+) -> None:
+    await join(process(etcd))
+    text = await refusal_of(join(process(etcd)), ConfigError)
+    assert text.startswith(
+        "the data directory is an old copy: it knows rabbit@a up to incarnation 0,"
+    )
+
+
+async def test_a_start_that_crashes_before_the_store_has_heard_of_it_is_made_up_for(
+    etcd: SimEtcd,
+) -> None:
+    disk = Disk()
+    cluster_id = (await join(process(etcd), disk=disk)).cluster_id
+    etcd.lose_answer("not done")
+    crashed = process(etcd)
+    with trio.move_on_after(0.3):
+        await join(crashed, cluster_id, disk)
+    assert (crashed.incarnation, disk.remembered) == (0, 2)
+
+    copy = disk.copy()
+    again = await join(process(etcd), cluster_id, disk)
+    assert again.incarnation == disk.remembered == 3, "nobody knows what became of the second"
+    await refusal_of(join(process(etcd), cluster_id, copy), ConfigError)
+
+
+@pytest.mark.parametrize("fate", ["done", "not done", "done later"])
+@pytest.mark.parametrize("crashes", [False, True])
+async def test_no_start_is_taken_for_another_whatever_became_of_its_change(
+    etcd: SimEtcd, fate: str, crashes: bool
+) -> None:
+    disk = Disk()
+    cluster_id = (await join(process(etcd), disk=disk)).cluster_id
+    numbers = [1]
+    for number in range(12):
+        for _ in range(number % 4):
+            etcd.lose_answer("answered")
+        etcd.lose_answer(fate)  # type: ignore[arg-type]
+        membership = process(etcd)
+        with trio.move_on_after(0.1 if crashes else 60):
+            await join(membership, cluster_id, disk)
+        if membership.incarnation:
+            numbers.append(membership.incarnation)
+    numbers.append((await join(process(etcd), cluster_id, disk)).incarnation)
+    assert numbers == sorted(set(numbers))
+    assert numbers[-1] == disk.remembered
+
+
+async def test_nothing_is_asked_of_the_store_when_the_disk_cannot_remember(
+    etcd: SimEtcd, store: SimEtcdClient
+) -> None:
+    disk = Disk()
+    cluster_id = (await join(process(etcd), disk=disk)).cluster_id
+    disk.fails = True
+    assert "full" in await refusal_of(join(process(etcd), cluster_id, disk), DataError)
+    item = (await store.get(KEYS.path(INCARNATION, A))).item
+    assert item is not None
+    assert decode(item.key, item.value, Incarnation).inc == 1
+
+
+async def test_a_store_that_was_set_back_gives_no_number_twice_and_is_complained_of(
+    etcd: SimEtcd, store: SimEtcdClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    disk = Disk(7)
+    cluster_id = (await join(process(etcd, "rabbit@b", "disk b"))).cluster_id
+    await store.put(KEYS.path(INCARNATION, A), encode(Incarnation("disk a", 5)))
+    again = await join(process(etcd), cluster_id, disk)
+    assert again.incarnation == 8
+    [line] = [each for each in caplog.messages if "was set back" in each]
+    assert line.startswith("this is incarnation 8 of rabbit@a at least, and the cluster's store")
+
+
+async def test_a_node_that_runs_ends_when_the_store_is_set_back(
+    etcd: SimEtcd, store: SimEtcdClient
+) -> None:
+    membership = await join(process(etcd), disk=Disk(6))
+    await store.put(KEYS.path(INCARNATION, A), encode(Incarnation("disk a", 5)))
+    membership.see(None)
+    text = await overtaken(membership.run)
+    assert text.startswith("the cluster's store was set back to what it was before: it has heard")
+    assert "incarnation 5 of rabbit@a, and this one is 7" in text
 
 
 # -- bringing definitions ----------------------------------------------------------------------
@@ -436,9 +571,10 @@ async def test_a_node_is_registered_whatever_answers_are_lost(
 async def test_a_node_that_is_restarted_at_once_does_not_wait_for_its_old_lease(
     etcd: SimEtcd, store: SimEtcdClient
 ) -> None:
-    cluster_id = (await join(process(etcd))).cluster_id
+    disk = Disk()
+    cluster_id = (await join(process(etcd), disk=disk)).cluster_id
     began_s = trio.current_time()
-    again = await join(process(etcd), cluster_id)
+    again = await join(process(etcd), cluster_id, disk)
     assert trio.current_time() - began_s < 1
     async with running(again):
         await trio.sleep(3 * LEASE_S)
@@ -448,8 +584,9 @@ async def test_a_node_that_is_restarted_at_once_does_not_wait_for_its_old_lease(
 async def test_a_process_whose_disk_was_copied_ends_when_the_copy_is_started(
     etcd: SimEtcd, store: SimEtcdClient
 ) -> None:
-    original = await join(process(etcd))
-    copy = await join(process(etcd, seed=1), original.cluster_id)
+    disk = Disk()
+    original = await join(process(etcd), disk=disk)
+    copy = await join(process(etcd, seed=1), original.cluster_id, disk.copy())
     original.see(await there(store))
 
     text = await overtaken(original.run)
@@ -461,30 +598,36 @@ async def test_a_process_whose_disk_was_copied_ends_when_the_copy_is_started(
 async def test_a_process_that_was_frozen_ends_when_another_has_its_name(
     etcd: SimEtcd, store: SimEtcdClient
 ) -> None:
-    frozen = await join(process(etcd))
+    disk = Disk()
+    frozen = await join(process(etcd), disk=disk)
     await trio.sleep(60)
-    other = await join(process(etcd), frozen.cluster_id)
+    other = await join(process(etcd), frozen.cluster_id, disk)
     text = await overtaken(frozen.run)
 
     assert "another process was started" in text
     assert await there(store) == other.member
 
 
-async def test_of_two_starts_that_race_the_later_has_the_name(
+async def test_of_two_starts_on_copies_of_one_disk_that_race_one_has_the_name(
     etcd: SimEtcd, store: SimEtcdClient
 ) -> None:
-    """Whoever has raised the count last is the node, in whatever order the others register."""
+    """Whoever has raised the count last is the node, in whatever order the others register.
+
+    The other one ends, or, if it came late, does not start.
+    """
+    ends = set()
     for seed in range(30):
         etcd.random.seed(seed)
-        racers = [process(etcd), process(etcd)]
-        ended: list[int] = []
+        node = f"rabbit@{seed}"
+        racers = [process(etcd, node), process(etcd, node)]
+        ended: list[Membership] = []
 
-        async def race(racer: Membership, ended: list[int] = ended) -> None:
+        async def race(racer: Membership, ended: list[Membership] = ended) -> None:
             try:
                 await join(racer)
                 await racer.run()
-            except DataError:
-                ended.append(racer.incarnation)
+            except (DataError, ConfigError):
+                ended.append(racer)
 
         async with trio.open_nursery() as nursery:
             for racer in racers:
@@ -492,13 +635,15 @@ async def test_of_two_starts_that_race_the_later_has_the_name(
             for _ in range(5):
                 await trio.sleep(1)
                 for racer in racers:
-                    racer.see(await there(store))
+                    racer.see(await there(store, node))
             nursery.cancel_scope.cancel()
-        newest = max(racer.incarnation for racer in racers)
-        member = await there(store)
+        [loser] = ended
+        [winner] = [racer for racer in racers if racer is not loser]
+        member = await there(store, node)
         assert member is not None
-        assert member.inc == newest
-        assert ended == [newest - 1]
+        assert member.inc == winner.incarnation > loser.incarnation
+        ends.add(loser.incarnation > 0)
+    assert ends == {True, False}
 
 
 async def test_a_node_that_is_forgotten_while_it_runs_ends(

@@ -23,7 +23,10 @@ class Churn:
 
 @attrs.define(eq=False)
 class VHostCounts:
-    """What was counted in a virtual host by what is gone, so that no sum ever falls."""
+    """What was counted in a virtual host by what is gone, so that no sum ever falls.
+
+    Of queues, by those that were on this node.
+    """
 
     queues: QueueCounts = attrs.Factory(QueueCounts)
     published: int = 0
@@ -35,10 +38,15 @@ class VHostCounts:
     queues_created: int = 0
     queues_deleted: int = 0
 
+    def queue_made(self, queue: Queue) -> None:
+        """A queue is there."""
+        self.queues_created += queue.is_here
+
     def queue_gone(self, queue: Queue) -> None:
         """A queue is about to be deleted."""
-        self.queues_deleted += 1
-        self.queues.add(queue.counts)
+        if queue.is_here:
+            self.queues_deleted += 1
+            self.queues.add(queue.counts)
 
     def exchange_gone(self, exchange: Exchange) -> None:
         """An exchange is about to be deleted."""

@@ -24,6 +24,10 @@ from amqpbroker.queues.queue import Owner, Pending, Queue
 class _Nobody(Owner):
     """An owner without a connection."""
 
+    @property
+    def title(self) -> tuple[str, str, int]:
+        raise AssertionError("who has no connection has no exclusive queues")
+
     def own(self, queue: Queue) -> None:
         raise AssertionError("who has no connection has no exclusive queues")
 

@@ -317,6 +317,10 @@ class Session:
         for channel in self.channels.values():
             channel.publisher.forget_routes()
 
+    @property
+    def title(self) -> tuple[str, str, int]:
+        return self.ends.name, *self.ends.peer
+
     def own(self, queue: Queue) -> None:
         if self in self.broker.sessions:
             self.own_queues[queue] = None

@@ -291,7 +291,7 @@ class VHost:
         queue = self.queues[definition.name] = kind.open(definition, self._keeper)
         if self.policies.are_heeded:
             self._have_heeded([queue])
-        self.counts.queues_created += 1
+        self.counts.queue_made(queue)
 
     def drop_queue(self, definition: QueueDefinition) -> None:
         """Carry out a change; the bindings go with the queue."""

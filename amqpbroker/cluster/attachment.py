@@ -32,6 +32,13 @@ class Turns(Protocol):
         """Call ``worker.work_off(work_max)`` when there is time."""
 
 
+class Resuming(Protocol):
+    """What goes on when there is room on a stream."""
+
+    def resume(self) -> None:
+        """There is."""
+
+
 @attrs.define(eq=False)
 class _Purse:
     """What several consumers of another node may be sent together."""
@@ -257,21 +264,22 @@ class ServedStream:
         self.turns = turns
         self.attachments: dict[int, Attachment] = {}
         self.consumers: dict[int, LinkConsumer] = {}
-        self.congested: dict[LinkConsumer, None] = {}
-        """Consumers that wait for room on the stream."""
+        self.congested: dict[Resuming, None] = {}
+        """Who waits for room on the stream."""
         self.purses: dict[int, _Purse] = {}
         self.known: frames.Origins = {}
         self._find = find
-        self._is_over = False
+        self.is_over = False
+        """Whether the stream is broken."""
 
     def send(self, kind: int, pieces: list[bytes]) -> None:
         """Send a frame, unless the stream is broken."""
-        if not self._is_over:
+        if not self.is_over:
             self.link.send(kind, pieces)
 
     def end(self) -> None:
         """The stream is broken."""
-        self._is_over = True
+        self.is_over = True
         for attachment in self.attachments.values():
             attachment.end()
 

@@ -252,10 +252,11 @@ class Delete(msgspec.Struct, frozen=True, array_like=True, tag="delete"):
 
 
 class Stat(msgspec.Struct, frozen=True, array_like=True, tag="stat"):
-    """Say the numbers of queues."""
+    """Say the numbers of queues; all that there are, if ``in_full``."""
 
     number: int
     queues: list[int]
+    in_full: bool = False
 
 
 class FindReply(msgspec.Struct, frozen=True, array_like=True, tag="find-reply"):
@@ -277,8 +278,16 @@ class Leave(msgspec.Struct, frozen=True, array_like=True, tag="leave"):
     queue: int
 
 
+class Report(msgspec.Struct, frozen=True, array_like=True, tag="report"):
+    """Tell of something else than queues (`Reporter`). The answers are `Rows`."""
+
+    number: int
+    what: str
+    about: dict[str, str]
+
+
 Asked = Consume | Cancel | Get | Purge | Delete | Stat
-Question = Asked | FindReply | Touch | Leave
+Question = Asked | FindReply | Touch | Leave | Report
 
 
 class Done(msgspec.Struct, frozen=True, array_like=True, tag="done"):
@@ -288,14 +297,25 @@ class Done(msgspec.Struct, frozen=True, array_like=True, tag="done"):
     count: int | None
 
 
-class Numbers(msgspec.Struct, frozen=True, array_like=True, tag="numbers"):
-    """Of each queue the messages that are ready, and unsettled, and the consumers.
+class QueueNumbers(msgspec.Struct, frozen=True, array_like=True):
+    """A queue in numbers: `QueueStat`; and, if that was asked for, `QueueCounts`, `QueueSizes`.
 
-    None for a queue that is not here.
+    And whose own it is (`Owner.title`), if it is anybody's.
     """
 
+    ready: int
+    unsettled: int
+    consumers: int
+    counts: list[int] = []
+    sizes: list[int] = []
+    owner: tuple[str, str, int] | None = None
+
+
+class Numbers(msgspec.Struct, frozen=True, array_like=True, tag="numbers"):
+    """The numbers of each queue; None for one that is not here."""
+
     number: int
-    queues: list[tuple[int, int, int] | None]
+    queues: list[QueueNumbers | None]
 
 
 class Failed(msgspec.Struct, frozen=True, array_like=True, tag="failed"):
@@ -310,7 +330,15 @@ class Failed(msgspec.Struct, frozen=True, array_like=True, tag="failed"):
         return _ERRORS.get(self.error, InternalError)(self.text)
 
 
-Answer = Done | Numbers | Failed
+class Rows(msgspec.Struct, frozen=True, array_like=True, tag="rows"):
+    """A part of a report."""
+
+    number: int
+    rows: list[bytes]
+    is_last: bool
+
+
+Answer = Done | Numbers | Failed | Rows
 
 _encoder = msgspec.msgpack.Encoder()
 _questions = msgspec.msgpack.Decoder(Question)

@@ -12,11 +12,11 @@ holder has what was not settled wait again: a settle that comes later is void. S
 when the node of a queue goes down.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from amqpbroker.cluster import queue_frames as frames
-from amqpbroker.cluster.queue_frames import Numbers
+from amqpbroker.cluster.queue_frames import Numbers, QueueNumbers
 from amqpbroker.cluster.remote_consumers import Member, Purses
 from amqpbroker.cluster.remote_queue import RemoteQueue
 from amqpbroker.cluster.remote_reply import (
@@ -25,12 +25,13 @@ from amqpbroker.cluster.remote_reply import (
     RemoteReply,
     address_prefix,
 )
+from amqpbroker.cluster.reports import Inquiry
 from amqpbroker.cluster.wire import Link, LinkUser
 from amqpbroker.definitions import QueueDefinition
 from amqpbroker.errors import LinkFault
 from amqpbroker.message import Origin
 from amqpbroker.queues.arguments import check_declare
-from amqpbroker.queues.queue import Keeper, Pending, QueueStat, QueueType
+from amqpbroker.queues.queue import Keeper, Pending, QueueType
 
 _STATS_AT_ONCE = 1000
 _CONTROL_WORK = 16
@@ -52,6 +53,7 @@ class RemoteNode:
         self.members: dict[int, Member] = {}
         self.purses = Purses()
         self.questions: dict[int, tuple[RemoteQueue | None, Pending[Any]]] = {}
+        self._inquiries: dict[int, Inquiry] = {}
         self._number = 0
         self._known: frames.Origins = {}
         self._is_refreshing = False
@@ -79,6 +81,9 @@ class RemoteNode:
         self._is_refreshing = False
         spoken_of, self.spoken_of = self.spoken_of, {}
         questions, self.questions = self.questions, {}
+        inquiries, self._inquiries = self._inquiries, {}
+        for inquiry in inquiries.values():
+            inquiry.fail()
         for queue, _ in questions.values():
             if queue is not None:
                 spoken_of[queue] = None  # Perhaps what it asked was not sent yet.
@@ -133,6 +138,10 @@ class RemoteNode:
             raise LinkFault("an answer that nobody has asked for") from None
 
     def _answer(self, answer: frames.Answer) -> None:
+        inquiry = self._inquiries.get(answer.number)
+        if inquiry is not None:
+            self._told(inquiry, answer)
+            return
         queue, asked = self._asked(answer.number)
         if isinstance(answer, frames.Failed):
             if not answer.error and queue is not None:
@@ -141,6 +150,8 @@ class RemoteNode:
                 asked.fail(answer.to_error())
         elif isinstance(answer, Numbers):
             asked.resolve(answer.queues)
+        elif isinstance(answer, frames.Rows):
+            raise LinkFault("rows of no report")
         else:
             asked.resolve(answer.count)
 
@@ -168,6 +179,28 @@ class RemoteNode:
         self.link.send(frames.QUESTION, frames.encode_control(question))
         return found
 
+    # -- reports -------------------------------------------------------------------------------
+
+    def inquire(self, what: str, about: Mapping[str, str]) -> Inquiry:
+        """Ask for a report; it has failed already if nobody is there."""
+        inquiry = Inquiry(self.name)
+        if self.link is None:
+            inquiry.fail()
+            return inquiry
+        number = self.next_number()
+        self._inquiries[number] = inquiry
+        question = frames.Report(number, what, dict(about))
+        self.link.send(frames.QUESTION, frames.encode_control(question))
+        return inquiry
+
+    def _told(self, inquiry: Inquiry, answer: frames.Answer) -> None:
+        if isinstance(answer, frames.Rows):
+            inquiry.take(answer.rows, answer.is_last)
+        else:
+            inquiry.fail()
+        if inquiry.is_over:
+            del self._inquiries[answer.number]
+
     # -- numbers -------------------------------------------------------------------------------
 
     @property
@@ -187,17 +220,18 @@ class RemoteNode:
             return
         some, rest = queues[:_STATS_AT_ONCE], queues[_STATS_AT_ONCE:]
 
-        def note(answer: list[tuple[int, int, int] | None]) -> None:
+        def note(answer: list[QueueNumbers | None]) -> None:
             for queue, numbers in zip(some, answer, strict=False):
                 if numbers is not None:
-                    queue.numbers = QueueStat(*numbers)
+                    queue.numbers = numbers
             self._refresh(rest)
 
         number = self.next_number()
-        asked: Pending[list[tuple[int, int, int] | None]] = Pending()
+        asked: Pending[list[QueueNumbers | None]] = Pending()
         asked.then = note
         self.questions[number] = None, asked
-        question = frames.Stat(number, [queue.definition.log_id for queue in some])
+        ids = [queue.definition.log_id for queue in some]
+        question = frames.Stat(number, ids, in_full=True)
         self.link.send(frames.QUESTION, frames.encode_control(question))
 
 
@@ -242,6 +276,10 @@ class RemoteQueues(QueueType, LinkUser):
         if node is None or len(address) > ADDRESS_MAX:
             return None
         return RemoteReply(node, address)
+
+    def inquire(self, what: str, about: Mapping[str, str]) -> list[Inquiry]:
+        """Ask all nodes that are there for a report."""
+        return [node.inquire(what, about) for node in self.nodes.values() if node.is_up]
 
     def up(self, link: Link) -> None:
         node = self._node(link.node)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from amqpbroker.cluster import queue_frames as frames
-from amqpbroker.cluster.queue_frames import Asked
+from amqpbroker.cluster.queue_frames import Asked, QueueNumbers
 from amqpbroker.cluster.remote_consumers import Member
 from amqpbroker.cluster.wire import OUTBOX_BYTES_HIGH
 from amqpbroker.definitions import QueueDefinition
@@ -20,6 +20,8 @@ from amqpbroker.queues.queue import (
     Owner,
     Pending,
     Queue,
+    QueueCounts,
+    QueueSizes,
     QueueStat,
 )
 
@@ -31,7 +33,7 @@ _FRAME_BYTES_MAX = 256 * 1024
 _STREAM_INDEXES = 1 << 48
 """Indexes of a log that a stream has room for."""
 _REFUSALS_MAX = 16
-_NOTHING = QueueStat(0, 0, 0)
+_NOTHING = QueueNumbers(0, 0, 0)
 
 
 @attrs.define
@@ -77,8 +79,14 @@ class _Control:
         return frames.QUESTION, frames.encode_control(self.question)
 
 
+def _stat(numbers: QueueNumbers) -> QueueStat:
+    return QueueStat(numbers.ready, numbers.unsettled, numbers.consumers)
+
+
 class RemoteQueue(Queue):
     """A queue that ``node`` holds."""
+
+    is_here = False
 
     def __init__(self, definition: QueueDefinition, keeper: Keeper, node: "RemoteNode") -> None:
         self.definition = definition
@@ -448,16 +456,27 @@ class RemoteQueue(Queue):
     def stat(self) -> Pending[QueueStat]:
         asked = self._ask(lambda number: frames.Stat(number, [self.definition.log_id]))
 
-        def stat(answer: list[tuple[int, int, int] | None]) -> QueueStat:
+        def stat(answer: list[QueueNumbers | None]) -> QueueStat:
             [numbers] = answer
             if numbers is None:
                 raise self.unknown()
-            return QueueStat(*numbers)
+            return _stat(numbers)
 
         return asked.chain(stat)
 
     def glance(self) -> QueueStat:
-        return self.numbers
+        return _stat(self.numbers)
+
+    @property
+    def counts(self) -> QueueCounts:
+        return QueueCounts(*self.numbers.counts)
+
+    def sizes(self) -> QueueSizes:
+        return QueueSizes(*self.numbers.sizes)
+
+    @property
+    def owner_title(self) -> tuple[str, str, int] | None:
+        return self.numbers.owner
 
     def unknown(self) -> NotFound:
         """What is answered when the holder has no such queue."""

@@ -8,20 +8,29 @@ settled waits again.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
+
+import attrs
 
 from amqpbroker.cluster import queue_frames as frames
 from amqpbroker.cluster.attachment import LinkConsumer, ServedStream, Turns
+from amqpbroker.cluster.reports import Reporter, Telling
 from amqpbroker.cluster.wire import Link, LinkUser
 from amqpbroker.definitions import QueueDefinition
-from amqpbroker.errors import AmqpError, InternalError, LinkFault
+from amqpbroker.errors import AmqpError, InternalError, LinkFault, NotFound
 from amqpbroker.message import Origin
-from amqpbroker.queues.queue import Destination, Got, Pending, Queue, QueueStat
+from amqpbroker.queues.queue import Destination, Got, Pending, Queue
 
 log = logging.getLogger(__name__)
 
 _CONTROL_WORK = 16
+
+
+def _nothing_to_report(what: str, about: Mapping[str, str]) -> Iterator[bytes]:
+    """What a node answers that has just begun."""
+    raise NotFound(f"there is no report on {what}")
+    yield b""
 
 
 class _NotHere(Exception):
@@ -35,6 +44,9 @@ class Serving(LinkUser):
     in use, or not empty), and returns the number of its ready messages.
     """
 
+    report: Reporter
+    """Tells of what is not a queue; whoever can tell of it sets it."""
+
     def __init__(
         self,
         turns: Turns,
@@ -46,6 +58,7 @@ class Serving(LinkUser):
         self._turns = turns
         self._find = find
         self._delete = delete
+        self.report = _nothing_to_report
         self._streams: dict[Link, ServedStream] = {}
 
     def up(self, link: Link) -> None:
@@ -57,8 +70,8 @@ class Serving(LinkUser):
     def drained(self, link: Link) -> None:
         stream = self._streams[link]
         congested, stream.congested = stream.congested, {}
-        for consumer in congested:
-            consumer.resume()
+        for waiting in congested:
+            waiting.resume()
 
     def frame(self, link: Link, kind: int, payload: bytes) -> int:
         stream = self._streams[link]
@@ -188,20 +201,29 @@ class Serving(LinkUser):
         self._count(stream, asked.queue, asked.number, delete)
 
     def _stat(self, stream: ServedStream, asked: frames.Stat) -> None:
-        numbers: list[tuple[int, int, int] | None] = []
-        for queue_id in asked.queues:
-            queue = self._find(queue_id)
-            stat = None if queue is None else queue.stat()
-            if isinstance(stat, QueueStat):
-                numbers.append((stat.ready, stat.unsettled, stat.consumers))
-            else:
-                numbers.append(None)
+        numbers = [self._numbers(queue_id, asked.in_full) for queue_id in asked.queues]
         answer = frames.Numbers(asked.number, numbers)
         stream.send(frames.ANSWER, frames.encode_control(answer))
 
     def _find_reply(self, stream: ServedStream, asked: frames.FindReply) -> None:
         done = frames.Done(asked.number, int(self.reply_address(asked.address) is not None))
         stream.send(frames.ANSWER, frames.encode_control(done))
+
+    def _numbers(self, queue_id: int, in_full: bool) -> frames.QueueNumbers | None:
+        queue = self._find(queue_id)
+        if queue is None:
+            return None
+        ready, unsettled, consumers = attrs.astuple(queue.glance())
+        if not in_full:
+            return frames.QueueNumbers(ready, unsettled, consumers)
+        counts, sizes = attrs.astuple(queue.counts), attrs.astuple(queue.sizes())
+        return frames.QueueNumbers(
+            ready, unsettled, consumers, list(counts), list(sizes), queue.owner_title
+        )
+
+    def _report(self, stream: ServedStream, asked: frames.Report) -> None:
+        rows = self.report(asked.what, asked.about)
+        self._turns.resume(Telling(stream, self._turns, asked.number, rows))
 
     def _touch(self, stream: ServedStream, note: frames.Touch) -> None:
         queue = stream.queue(note.queue)
@@ -224,5 +246,6 @@ _ACTS: dict[type, Callable[[Serving, ServedStream, Any], None]] = {
     frames.FindReply: Serving._find_reply,
     frames.Touch: Serving._touch,
     frames.Leave: Serving._leave,
+    frames.Report: Serving._report,
 }
 """What each question does."""

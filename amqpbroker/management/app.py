@@ -142,7 +142,8 @@ class _Endpoint:
         else:
             call.caller = authenticate(broker, authorization, host)
         self._resource.guard(call)
-        is_there = bool(self._resource.exists(call))
+        found = self._resource.exists(call)
+        is_there = bool(await found if inspect.isawaitable(found) else found)
         if not is_there and method != "PUT":
             raise not_found()
         try:

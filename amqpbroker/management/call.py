@@ -121,6 +121,8 @@ class Call:
         self.query = query
         self.headers = headers
         self.caller: Caller
+        self.found: Any = None
+        """What the path names, if that had to be looked for."""
         self._body = body
 
     @property

@@ -1,171 +1,264 @@
-"""Connections, channels and consumers."""
+"""Connections, channels and consumers, on whichever node of a cluster they are."""
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from typing import Any
+
+import msgspec
 
 from amqpbroker.broker.channel import Channel
 from amqpbroker.broker.consumer import ChannelConsumer
 from amqpbroker.broker.session import Session
 from amqpbroker.errors import ConnectionForced
-from amqpbroker.management import rendering
+from amqpbroker.management import elsewhere, rendering
 from amqpbroker.management.access import check_owner
-from amqpbroker.management.call import Call, not_found
+from amqpbroker.management.call import Call
+from amqpbroker.management.elsewhere import Told
 from amqpbroker.management.listing import Listing
 
 _REASON = "Closed via management plugin"
 
 
+class ConnectionName(msgspec.Struct):
+    """What a connection of another node is ordered by."""
+
+    vhost: str
+    name: str
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """Virtual host and name."""
+        return self.vhost, self.name
+
+
+class _Details(msgspec.Struct):
+    name: str
+
+
+class ChannelName(msgspec.Struct):
+    """What a channel of another node is ordered by."""
+
+    vhost: str
+    number: int
+    connection_details: _Details
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """Virtual host, connection and number."""
+        return self.vhost, self.connection_details.name, f"{self.number:05}"
+
+
+class _Queue(msgspec.Struct):
+    name: str
+    vhost: str
+
+
+class _Channel(msgspec.Struct):
+    connection_name: str
+
+
+class ConsumerName(msgspec.Struct):
+    """What a consumer of another node is ordered by."""
+
+    consumer_tag: str
+    queue: _Queue
+    channel_details: _Channel
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """Queue, connection and tag."""
+        channel, tag = self.channel_details, self.consumer_tag
+        return self.queue.vhost, self.queue.name, channel.connection_name, tag
+
+
 # -- connections ---------------------------------------------------------------------------------
 
 
-def connections(call: Call) -> Listing:
+def sessions(call: Call, vhost: str = "", user: str = "", name: str = "") -> Iterator[Session]:
+    """The connections of this node that are at work, and fit what is not empty."""
+    for session in list(call.broker.sessions):
+        if (
+            session.is_open
+            and session.mechanism
+            and (not vhost or (session.vhost is not None and session.vhost.name == vhost))
+            and (not user or (session.user is not None and session.user.name == user))
+            and (not name or session.ends.name == name)
+        ):
+            yield session
+
+
+def visible(call: Call) -> dict[str, str]:
+    """What narrows connections down to those that the user may see, in the path's virtual host."""
+    vhost = call.vhost.name if "vhost" in call.path else ""
+    return {"vhost": vhost, "user": "" if call.is_monitor else call.user.name}
+
+
+async def connections(call: Call) -> Listing:
     """The connections that the user may see; those in one virtual host, if the path names it."""
-    return _connection_list(call, _in_vhost(call, rendering.connections(call)))
+    return await _connection_list(call, **visible(call))
 
 
-def _in_vhost(call: Call, found: Iterable[Any]) -> list[Any]:
-    if "vhost" not in call.path:
-        return list(found)
-    return [each for each in found if each.vhost is call.vhost]
+async def _connection_list(call: Call, **about: str) -> Listing:
+    told = await elsewhere.things(call, "connections", ConnectionName, **about)
+    return Listing([*sessions(call, **about), *told], lambda each: _rendered(call, each), _key)
 
 
-def _connection_list(call: Call, found: list[Session]) -> Listing:
-    return Listing(
-        found,
-        lambda session: rendering.connection(call, session),
-        lambda session: ("" if session.vhost is None else session.vhost.name, session.ends.name),
-    )
+def _rendered(call: Call, there: Session | Told) -> dict[str, Any] | None:
+    return there.read() if isinstance(there, Told) else rendering.connection(call, there)
 
 
-def _named(call: Call) -> Session | None:
-    name = call.path["connection"]
-    return next(
-        (each for each in call.broker.sessions if each.is_open and each.ends.name == name), None
-    )
+def _key(there: Session | Told) -> tuple[Any, ...]:
+    if isinstance(there, Told):
+        return there.key
+    return "" if there.vhost is None else there.vhost.name, there.ends.name
 
 
-def connection_exists(call: Call) -> bool:
+async def connection_exists(call: Call) -> bool:
     """Whether the connection of the path is there. Raises `Fault` (401) if it is not to be seen."""
-    session = _named(call)
-    if session is None:
-        return False
-    assert session.user is not None
-    check_owner(call, session.user.name)
-    return True
-
-
-def _connection(call: Call) -> Session:
-    session = _named(call)
-    if session is None:
-        raise not_found()
-    return session
+    found = (await _connection_list(call, name=call.path["connection"])).items
+    for there in found:
+        rendered = _rendered(call, there)
+        if rendered is not None:
+            check_owner(call, rendered["user"])
+            call.found = rendered
+            return True
+    return False
 
 
 def connection(call: Call) -> Any:
     """One connection."""
-    return rendering.connection(call, _connection(call))
+    return call.found
 
 
-def close_connection(call: Call) -> None:
+async def close_connection(call: Call) -> None:
     """Close a connection; the header x-reason has a word for its peer."""
-    _close(call, [_connection(call)])
+    await _close(call, name=call.path["connection"])
 
 
-def _close(call: Call, sessions: list[Session]) -> None:
+async def _close(call: Call, **about: str) -> None:
     reason = call.headers.get("x-reason", _REASON)
-    for session in sessions:
+    close(call, reason, **about)
+    await elsewhere.tell(call, "closed", reason=reason, **about)
+
+
+def close(call: Call, reason: str, **about: str) -> None:
+    """Close the connections of this node that fit."""
+    for session in sessions(call, **about):
         session.fail(ConnectionForced(reason))
 
 
-def connection_channels(call: Call) -> Listing:
+async def connection_channels(call: Call) -> Listing:
     """The channels of a connection."""
-    return _channel_list(call, list(_connection(call).channels.values()))
+    return await _channel_list(call, name=call.path["connection"])
 
 
-def _of_user(call: Call) -> list[Session]:
+async def user_connections(call: Call) -> Listing:
+    """The connections of a user, in short."""
     name = call.path["username"]
     check_owner(call, name)
-    return [
-        each
-        for each in call.broker.sessions
-        if each.is_open and each.user is not None and each.user.name == name
-    ]
+    whole = await _connection_list(call, user=name)
+
+    def render(there: Session | Told) -> dict[str, Any] | None:
+        rendered = _rendered(call, there)
+        return rendered and {key: rendered[key] for key in ("name", "vhost", "user", "node")}
+
+    return Listing(whole.items, render, whole.key, is_paged=False)
 
 
-def user_connections(call: Call) -> Listing:
-    """The connections of a user, in short."""
-
-    def render(session: Session) -> dict[str, Any] | None:
-        whole = rendering.connection(call, session)
-        return whole and {name: whole[name] for name in ("name", "vhost", "user", "node")}
-
-    return Listing(_of_user(call), render, lambda session: (session.ends.name,), is_paged=False)
-
-
-def close_user_connections(call: Call) -> None:
+async def close_user_connections(call: Call) -> None:
     """Close the connections of a user."""
-    _close(call, _of_user(call))
+    name = call.path["username"]
+    check_owner(call, name)
+    await _close(call, user=name)
 
 
 # -- channels ------------------------------------------------------------------------------------
 
 
-def channels(call: Call) -> Listing:
+def channels_here(call: Call, **about: str) -> Iterator[Channel]:
+    """The channels of this node, of connections that fit."""
+    for session in sessions(call, **about):
+        yield from list(session.channels.values())
+
+
+async def channels(call: Call) -> Listing:
     """The channels that the user may see; those in one virtual host, if the path names it."""
-    return _channel_list(call, _in_vhost(call, rendering.channels(call)))
+    return await _channel_list(call, **visible(call))
 
 
-def _channel_list(call: Call, found: list[Channel]) -> Listing:
-    return Listing(
-        found,
-        lambda channel: rendering.channel(call, channel),
-        lambda channel: (channel.vhost.name, channel.session.ends.name, f"{channel.number:05}"),
-    )
+async def _channel_list(call: Call, **about: str) -> Listing:
+    told = await elsewhere.things(call, "channels", ChannelName, **about)
+
+    def render(there: Channel | Told) -> dict[str, Any] | None:
+        return there.read() if isinstance(there, Told) else rendering.channel(call, there)
+
+    def key(there: Channel | Told) -> tuple[Any, ...]:
+        if isinstance(there, Told):
+            return there.key
+        return there.vhost.name, there.session.ends.name, f"{there.number:05}"
+
+    return Listing([*channels_here(call, **about), *told], render, key)
 
 
-def _channel(call: Call) -> Channel | None:
-    name = call.path["channel"]
-    for session in call.broker.sessions:
-        if name.startswith(session.ends.name):
-            for channel in session.channels.values():
-                if name == f"{session.ends.name} ({channel.number})":
-                    return channel
+def channel_here(call: Call, name: str) -> dict[str, Any] | None:
+    """The channel of that name in full, if it is on this node."""
+    connection, _, number = name.rpartition(" (")
+    for channel in channels_here(call, name=connection):
+        if number == f"{channel.number})":
+            return rendering.channel_in_full(call, channel)
     return None
 
 
-def channel_exists(call: Call) -> bool:
+async def channel_exists(call: Call) -> bool:
     """Whether the channel of the path is there. Raises `Fault` (401) if it is not to be seen."""
-    channel = _channel(call)
-    if channel is None:
-        return False
-    assert channel.session.user is not None
-    check_owner(call, channel.session.user.name)
+    name = call.path["channel"]
+    found = channel_here(call, name)
+    if found is None:
+        told = await elsewhere.objects(call, "channel", name=name)
+        if not told:
+            return False
+        found = told[0]
+    check_owner(call, found["user"])
+    call.found = found
     return True
 
 
 def channel(call: Call) -> Any:
     """One channel."""
-    there = _channel(call)
-    assert there is not None
-    return rendering.channel_in_full(call, there)
+    return call.found
 
 
 # -- consumers -----------------------------------------------------------------------------------
 
 
-def consumers(call: Call) -> Listing:
-    """The consumers in all virtual hosts that the user sees, or in one."""
-    visible = set(call.visible_vhosts())
-    found = [each for each in rendering.consumers(call) if each.channel.vhost in visible]
-
-    def key(consumer: ChannelConsumer) -> tuple[str, ...]:
+def consumers_here(call: Call, vhost: str = "", queue: str = "") -> Iterator[ChannelConsumer]:
+    """The consumers of this node, whoever's they are; of one queue, or in one virtual host."""
+    for consumer in rendering.consumers(call):
         definition = consumer.queue.definition
-        session = consumer.channel.session
-        return definition.vhost, definition.name, session.ends.name, consumer.tag
+        if (not vhost or definition.vhost == vhost) and (not queue or definition.name == queue):
+            yield consumer
 
-    return Listing(
-        found,
-        lambda consumer: rendering.consumer_of_channel(call, consumer),
-        key,
-        is_paged=False,
-    )
+
+async def consumers(call: Call) -> Listing:
+    """The consumers in all virtual hosts that the user sees, or in one."""
+    visible = {vhost.name for vhost in call.visible_vhosts()}
+    vhost = call.vhost.name if "vhost" in call.path else ""
+    here = consumers_here(call, vhost)
+    told = await elsewhere.things(call, "consumers", ConsumerName, vhost=vhost)
+
+    def render(there: ChannelConsumer | Told) -> dict[str, Any]:
+        if isinstance(there, Told):
+            return there.read()
+        return rendering.consumer_of_channel(call, there)
+
+    def key(there: ChannelConsumer | Told) -> tuple[Any, ...]:
+        if isinstance(there, Told):
+            return there.key
+        definition = there.queue.definition
+        session = there.channel.session
+        return definition.vhost, definition.name, session.ends.name, there.tag
+
+    found = [
+        *(each for each in here if each.channel.vhost.name in visible),
+        *(each for each in told if each.key[0] in visible),
+    ]
+    return Listing(found, render, key, is_paged=False)

@@ -6,6 +6,7 @@ from typing import Any
 import attrs
 
 from amqpbroker.cluster.members import ClusterStatus
+from amqpbroker.cluster.reports import Inquiry
 
 
 @attrs.frozen
@@ -41,6 +42,10 @@ def _no() -> bool:
     return False
 
 
+def _nobody(what: str, about: Mapping[str, str]) -> list[Inquiry]:
+    return []
+
+
 @attrs.define(eq=False)
 class NodeFacts:
     """What the API says of the process; whoever runs the node fills it in."""
@@ -65,6 +70,8 @@ class NodeFacts:
     """Ask the other nodes how many messages are in their queues."""
     is_refreshing: Callable[[], bool] = _no
     """Whether some have yet to answer."""
+    inquire: Callable[[str, Mapping[str, str]], list[Inquiry]] = _nobody
+    """Ask the other nodes for a report of theirs."""
     drain: Callable[[], None] = _nothing
     """Have it serve no clients any more."""
     revive: Callable[[], Awaitable[None]] = _at_once

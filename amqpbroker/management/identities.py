@@ -42,11 +42,13 @@ def hashed_password(call: Call) -> Any:
 
 async def vhosts(call: Call) -> Listing:
     """The virtual hosts that the user sees; monitors see all."""
-    found = [
-        {**rendering.vhost(call, vhost), **await totals.vhost(call, vhost)}
-        for name, vhost in list(call.broker.vhosts.items())
+    visible = [
+        vhost
+        for name, vhost in call.broker.vhosts.items()
         if call.is_monitor or call.may_enter(name)
     ]
+    sums = await totals.vhosts(call, visible)
+    found = [{**rendering.vhost(call, vhost), **sums[vhost.name]} for vhost in visible]
     return Listing(found, lambda vhost: vhost, lambda vhost: (vhost["name"],))
 
 
@@ -57,7 +59,8 @@ def vhost_exists(call: Call) -> bool:
 
 async def vhost(call: Call) -> Any:
     """One virtual host, and what is going on in it."""
-    return {**rendering.vhost(call, call.vhost), **await totals.vhost(call, call.vhost)}
+    there = call.vhost
+    return {**rendering.vhost(call, there), **(await totals.vhosts(call, [there]))[there.name]}
 
 
 async def put_vhost(call: Call) -> None:

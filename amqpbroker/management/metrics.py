@@ -219,8 +219,7 @@ _BY_TYPE = (
 
 async def _sums(management: Management) -> list[Family]:
     broker = management.broker
-    await management.look_around()
-    lengths, counts = await totals.stats(broker, list(broker.vhosts.values()))
+    counts = (await totals.of_node(broker)).counts
     there = totals.objects(broker)
     lost = counts["drop_unroutable"] + counts["return_unroutable"]
     waiting = there["unconfirmed"]
@@ -234,14 +233,14 @@ async def _sums(management: Management) -> list[Family]:
         _one(
             "queue_messages_ready",
             "Messages ready to be delivered to consumers",
-            lengths["messages_ready"],
+            counts["messages_ready"],
         ),
         _one(
             "queue_messages_unacked",
             "Messages delivered to consumers but not yet acknowledged",
-            lengths["messages_unacknowledged"],
+            counts["messages_unacknowledged"],
         ),
-        _one("queue_messages", "Sum of ready and unacknowledged messages", lengths["messages"]),
+        _one("queue_messages", "Sum of ready and unacknowledged messages", counts["messages"]),
         _one("queue_consumers", "Consumers on a queue", there["consumers"]),
         *(
             _one(f"global_{name}", f"Total number of {text}", counts[key], _PROTOCOL)

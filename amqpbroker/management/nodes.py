@@ -3,7 +3,7 @@
 from typing import Any
 
 from amqpbroker import __version__
-from amqpbroker.management import totals
+from amqpbroker.management import elsewhere, totals
 from amqpbroker.management.call import Call, not_found
 from amqpbroker.management.listing import Listing
 from amqpbroker.management.overview import VERSION, contexts, exchange_types
@@ -42,40 +42,42 @@ _MEMORY = (
 """What RabbitMQ breaks its memory down into."""
 
 
-def nodes(call: Call) -> Listing:
+async def nodes(call: Call) -> Listing:
     """The nodes of the cluster."""
     cluster = call.cluster
     names = [call.broker.name] if cluster is None else sorted({call.broker.name, *cluster.nodes})
-    return Listing(names, lambda name: _node(call, name), lambda name: (name,), is_paged=False)
+    told = {each["name"]: each for each in await elsewhere.objects(call, "node")}
+    found = [_node(call, name, told.get(name)) for name in names]
+    return Listing(found, lambda node: node, lambda node: (node["name"],), is_paged=False)
 
 
-def node(call: Call) -> Any:
+async def node(call: Call) -> Any:
     """One node."""
     name = call.path["node"]
-    if name != call.broker.name and (call.cluster is None or name not in call.cluster.nodes):
-        raise not_found()
-    return _node(call, name)
+    for each in (await nodes(call)).items:
+        if each["name"] == name:
+            return each
+    raise not_found()
 
 
-def _node(call: Call, name: str) -> dict[str, Any]:
-    return _this_node(call) if name == call.broker.name else _other_node(call, name)
-
-
-def _other_node(call: Call, name: str) -> dict[str, Any]:
-    """What is known here of another node."""
+def _node(call: Call, name: str, told: dict[str, Any] | None) -> dict[str, Any]:
+    """A node: this one, or what another one has told of itself, and what is known of it here."""
     cluster = call.cluster
-    assert cluster is not None
+    if name == call.broker.name or cluster is None:
+        return this_node(call)
     member = cluster.running.get(name)
     if member is None:
         return {"name": name, "type": "disc", "running": False}
-    zero = {key: 0 for key, value in _this_node(call).items() if isinstance(value, int | float)}
+    parted = {"partitions": [] if name in cluster.linked else [call.broker.name]}
+    if told is not None:
+        return told | parted
     return {
-        **_this_node(call),
-        **zero,
+        **this_node(call),
+        **{key: 0 for key, value in this_node(call).items() if isinstance(value, int | float)},
         "name": name,
         "running": True,
         "being_drained": member.maintenance,
-        "partitions": [] if name in cluster.linked else [call.broker.name],
+        **parted,
         "os_pid": "",
         "uptime": max(0, call.broker.world.clock.wall_ms() - member.started),
         "mem_alarm": "memory" in member.alarms,
@@ -95,7 +97,8 @@ def _applications(version: str) -> list[dict[str, Any]]:
     ]
 
 
-def _this_node(call: Call) -> dict[str, Any]:
+def this_node(call: Call) -> dict[str, Any]:
+    """This node, as it tells of itself."""
     broker, facts = call.broker, call.facts
     world, cluster = broker.world, call.cluster
     own = None if cluster is None else cluster.running.get(broker.name)
@@ -174,18 +177,31 @@ _NEVER_COUNTED = (
 """What has a meaning in RabbitMQ's machine only."""
 
 
-def memory(call: Call) -> Any:
+async def memory(call: Call) -> Any:
     """What a node's memory is taken by: RabbitMQ's parts do not exist here, the whole does."""
-    if call.path["node"] != call.broker.name:
-        raise not_found()
+    return await _memory_of(call)
+
+
+async def relative_memory(call: Call) -> Any:
+    """The same in percent."""
+    await _memory_of(call)
+    return {"memory": {**dict.fromkeys(_MEMORY, 0), "other_system": 100, "total": 100}}
+
+
+async def _memory_of(call: Call) -> dict[str, Any]:
+    """What is said of the memory of the path's node. Raises `Fault` (404)."""
+    name = call.path["node"]
+    if name == call.broker.name:
+        return this_memory(call)
+    for told in await elsewhere.objects(call, "memory"):
+        if told["name"] == name:
+            return {"memory": told["memory"]}
+    raise not_found()
+
+
+def this_memory(call: Call) -> dict[str, Any]:
+    """What this node's memory is taken by."""
     used_bytes = call.broker.world.memory.used_bytes()
     total = {"erlang": used_bytes, "rss": used_bytes, "allocated": used_bytes}
     parts = dict.fromkeys(_MEMORY, 0) | {"other_system": used_bytes}
     return {"memory": {**parts, "strategy": "rss", "total": total}}
-
-
-def relative_memory(call: Call) -> Any:
-    """The same in percent."""
-    if call.path["node"] != call.broker.name:
-        raise not_found()
-    return {"memory": {**dict.fromkeys(_MEMORY, 0), "other_system": 100, "total": 100}}

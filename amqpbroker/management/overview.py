@@ -3,7 +3,7 @@
 from typing import Any
 
 from amqpbroker import __version__
-from amqpbroker.management import rendering, totals
+from amqpbroker.management import connections, elsewhere, totals
 from amqpbroker.management.call import Call
 from amqpbroker.routing.router import EXCHANGE_TYPES
 
@@ -28,8 +28,14 @@ def exchange_types() -> list[dict[str, Any]]:
     ]
 
 
+def doors_here(call: Call) -> dict[str, Any]:
+    """Where this node serves something."""
+    served = [{"ssl_opts": [], "node": call.broker.name, **each} for each in contexts(call)]
+    return {"listeners": listeners(call), "contexts": served}
+
+
 def listeners(call: Call) -> list[dict[str, Any]]:
-    """Where something is served."""
+    """Where this node serves something, by protocol."""
     return [
         {
             "node": call.broker.name,
@@ -43,7 +49,7 @@ def listeners(call: Call) -> list[dict[str, Any]]:
 
 
 def contexts(call: Call) -> list[dict[str, Any]]:
-    """What is served over HTTP."""
+    """What this node serves over HTTP."""
     return [
         {
             "description": _CONTEXTS[listening.protocol],
@@ -61,15 +67,17 @@ async def overview(call: Call) -> Any:
     """What is to be seen first; users who are no monitors see what is theirs."""
     broker = call.broker
     vhosts = [v for v in broker.vhosts.values() if call.is_monitor or call.may_enter(v.name)]
-    await call.look_around()
-    lengths, counts = await totals.stats(broker, vhosts)
-    sums = lengths | counts | totals.churn(call.broker)
-    details = call.rates.details(broker if call.is_monitor else call.user, sums)
+    found, churn = await totals.of_vhosts(call, vhosts)
+    sums = totals.Sums()
+    for each in found.values():
+        sums.add(each.counts)
+    lengths, counts = sums.only(totals.LENGTHS), sums.only(totals.COUNTED)
+    everything = lengths | counts | churn
+    details = call.rates.details(broker if call.is_monitor else call.user, everything)
 
     def only(names: dict[str, int]) -> dict[str, Any]:
         return {name: details[name] for name in details if name.removesuffix("_details") in names}
 
-    seen = list(rendering.connections(call))
     about = {
         "management_version": VERSION,
         "rates_mode": "basic",
@@ -87,14 +95,10 @@ async def overview(call: Call) -> Any:
         "is_op_policy_updating_enabled": True,
         "enable_queue_totals": False,
         "message_stats": only(counts) if any(counts.values()) else {},
-        "churn_rates": only(totals.churn(call.broker)),
+        "churn_rates": only(churn),
         "queue_totals": only(lengths),
         "object_totals": {
-            "channels": sum(len(session.channels) for session in seen),
-            "connections": len(seen),
-            "consumers": sum(
-                len(channel.consumers) for session in seen for channel in session.channels.values()
-            ),
+            **await _objects(call, sums),
             "exchanges": sum(len(vhost.router.exchanges) for vhost in vhosts),
             "queues": sum(len(vhost.queues) for vhost in vhosts),
         },
@@ -103,8 +107,25 @@ async def overview(call: Call) -> Any:
     }
     if not call.is_monitor:
         return about
-    served = [{"ssl_opts": [], "node": broker.name, **each} for each in contexts(call)]
-    return {**about, "listeners": listeners(call), "contexts": served}
+    doors = [doors_here(call), *await elsewhere.objects(call, "doors")]
+    return about | {name: [each for there in doors for each in there[name]] for name in doors[0]}
+
+
+async def _objects(call: Call, sums: totals.Sums) -> dict[str, int]:
+    """How many connections, channels and consumers the user sees: all, or its own."""
+    if call.is_monitor:
+        return sums.only(totals.OBJECTS)
+    user = call.user.name
+    here = list(connections.channels_here(call, user=user))
+    there = await elsewhere.objects(call, "channels", user=user)
+    told = await elsewhere.tell(call, "connections", user=user)
+    return {
+        "channels": len(here) + len(there),
+        "connections": len([*connections.sessions(call, user=user)])
+        + sum(len(rows) for rows in told.values()),
+        "consumers": sum(len(channel.consumers) for channel in here)
+        + sum(channel["consumer_count"] for channel in there),
+    }
 
 
 def cluster_name(call: Call) -> Any:

@@ -209,23 +209,17 @@ def _mirrors(there: Queue, in_force: dict[str, Any]) -> dict[str, Any]:
 
 
 def _owner(there: Queue) -> dict[str, Any]:
-    owner = there.owner
-    if not isinstance(owner, Session):
-        return {}
-    return {"owner_pid_details": _connection_details(owner)}
+    title = there.owner_title
+    return {} if title is None else {"owner_pid_details": _details(*title)}
 
 
-def queue_in_full(call: Call, there: Queue) -> dict[str, Any] | None:
+def queue_in_full(rendered: dict[str, Any], consumers: list[dict[str, Any]]) -> dict[str, Any]:
     """A queue, with those who take from it."""
-    rendered = queue(call, there)
-    if rendered is None:
-        return None
-    found = [consumer for consumer in consumers(call) if consumer.queue is there]
-    exclusive = [consumer.tag for consumer in found if consumer.exclusive]
+    exclusive = [each["consumer_tag"] for each in consumers if each["exclusive"]]
     return {
         **rendered,
         "exclusive_consumer_tag": exclusive[0] if exclusive else None,
-        "consumer_details": [consumer_of_channel(call, each) for each in found],
+        "consumer_details": consumers,
         "deliveries": [],
         "incoming": [],
     }
@@ -286,26 +280,8 @@ def properties_key(binding: BindingDefinition) -> str:
 # -- connections, channels, consumers ------------------------------------------------------------
 
 
-def connections(call: Call) -> Iterator[Session]:
-    """The connections that are at work, and that the user may see: all, or its own."""
-    for session in list(call.broker.sessions):
-        if session.is_open and session.mechanism and _may_see(call, session):
-            yield session
-
-
-def _may_see(call: Call, session: Session) -> bool:
-    assert session.user is not None
-    return call.is_monitor or session.user.name == call.user.name
-
-
-def channels(call: Call) -> Iterator[Channel]:
-    """The channels of these connections."""
-    for session in connections(call):
-        yield from list(session.channels.values())
-
-
 def consumers(call: Call) -> Iterator[ChannelConsumer]:
-    """The consumers on all channels, whoever's they are."""
+    """The consumers on all channels of this node, whoever's they are."""
     for session in list(call.broker.sessions):
         for channel in list(session.channels.values()):
             yield from list(channel.consumers.values())
@@ -365,9 +341,9 @@ _OF_TLS = (
 )
 
 
-def _connection_details(session: Session) -> dict[str, Any]:
-    host, port = session.ends.peer
-    return {"name": session.ends.name, "peer_host": host, "peer_port": port}
+def _details(name: str, host: str, port: int) -> dict[str, Any]:
+    """A connection, in short."""
+    return {"name": name, "peer_host": host, "peer_port": port}
 
 
 def _channel_name(there: Channel) -> str:
@@ -396,7 +372,7 @@ def channel(call: Call, there: Channel) -> dict[str, Any] | None:
         "user_who_performed_action": session.user.name,
         "vhost": there.vhost.name,
         "node": call.broker.name,
-        "connection_details": _connection_details(session),
+        "connection_details": _details(*session.title),
         "state": session.state,
         "confirm": window.confirming,
         "transactional": transaction is not None,

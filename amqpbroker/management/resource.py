@@ -26,7 +26,8 @@ def _always(call: Call) -> bool:
 class Resource:
     """What stands behind one path.
 
-    ``exists`` decides between 404 and an answer, and for PUT between 201 and 204.
+    ``exists`` decides, at once or later, between 404 and an answer, and for PUT between 201 and
+    204.
     """
 
     path: str

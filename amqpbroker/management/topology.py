@@ -7,7 +7,7 @@ from urllib.parse import quote_plus
 from amqpbroker.broker import declaring
 from amqpbroker.broker.vhost import VHost, check_name
 from amqpbroker.definitions import BindingDefinition, ExchangeDefinition, QueueDefinition
-from amqpbroker.management import rendering
+from amqpbroker.management import connections, elsewhere, rendering
 from amqpbroker.management.call import Call, Fault, Reply, bad_request
 from amqpbroker.management.listing import Listing
 from amqpbroker.queues.queue import Pending, Queue
@@ -53,9 +53,16 @@ def queue_exists(call: Call) -> bool:
 
 async def queue(call: Call) -> Any:
     """One queue."""
-    there = call.vhost.queues[call.path["queue"]]
+    vhost, name = call.vhost.name, call.path["queue"]
+    there = call.vhost.queues[name]
     await call.look_around()
-    return rendering.queue_in_full(call, there)
+    consumers = [
+        rendering.consumer_of_channel(call, each)
+        for each in connections.consumers_here(call, vhost, name)
+    ]
+    consumers += await elsewhere.objects(call, "consumers", vhost=vhost, queue=name)
+    rendered = rendering.queue(call, there)
+    return None if rendered is None else rendering.queue_in_full(rendered, consumers)
 
 
 def put_queue(call: Call) -> Queue | Pending[Queue]:

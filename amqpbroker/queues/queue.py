@@ -109,6 +109,17 @@ class QueueStat:
     consumers: int
 
 
+@attrs.frozen
+class QueueSizes:
+    """What the messages of a queue come to, in octets of their bodies."""
+
+    ready_bytes: int = 0
+    unsettled_bytes: int = 0
+    persistent: int = 0
+    """Messages, ready or not settled, that outlive the node."""
+    persistent_bytes: int = 0
+
+
 @attrs.define(eq=False)
 class QueueCounts:
     """How many messages went through a queue, since it was opened."""
@@ -126,9 +137,9 @@ class QueueCounts:
 
     def add(self, other: "QueueCounts") -> None:
         """Count what another queue has counted."""
-        for name in self.__slots__:
-            if name != "__weakref__":
-                setattr(self, name, getattr(self, name) + getattr(other, name))
+        for field in attrs.fields(QueueCounts):
+            name = field.name
+            setattr(self, name, getattr(self, name) + getattr(other, name))
 
 
 @attrs.frozen
@@ -227,6 +238,10 @@ class ReplyAddress(Destination):
 class Owner(Protocol):
     """A connection, as its exclusive queues see it."""
 
+    @property
+    def title(self) -> tuple[str, str, int]:
+        """What it is called, and where its peer is: host and port."""
+
     def own(self, queue: "Queue") -> None:
         """The queue is its own; if it has ended by now, the queue is not needed."""
 
@@ -241,12 +256,14 @@ class Queue(Destination):
     """
 
     definition: QueueDefinition
+    is_here = True
+    """Whether its messages are on this node."""
     owner: Owner | None
     """The connection whose own it is (exclusive), if that is here; else None."""
 
     @property
     def counts(self) -> QueueCounts:
-        """What went through it here; nothing, where somebody else counts."""
+        """What went through it, as far as that is known here."""
         return QueueCounts()
 
     @abstractmethod
@@ -316,6 +333,15 @@ class Queue(Destination):
         stat = self.stat()
         assert isinstance(stat, QueueStat), stat
         return stat
+
+    def sizes(self) -> QueueSizes:
+        """What its messages come to, as far as that is known here."""
+        return QueueSizes()
+
+    @property
+    def owner_title(self) -> tuple[str, str, int] | None:
+        """The title of the connection whose own it is, wherever that is."""
+        return None if self.owner is None else self.owner.title
 
 
 class Timer(Protocol):

@@ -27,6 +27,7 @@ from amqpbroker.cluster.members import (
 from amqpbroker.cluster.membership import Membership
 from amqpbroker.cluster.placement import choose_locator, place
 from amqpbroker.cluster.records import encode_change
+from amqpbroker.cluster.reports import Reporter
 from amqpbroker.cluster.schema import Schema
 from amqpbroker.cluster.serving import Serving
 from amqpbroker.cluster.shared import SharedCoordinator
@@ -97,11 +98,11 @@ class Clustering:
         self._coordinator.others_revision = self._others_revision
         self._coordinator.after = self._tell_revision
         identity = Identity(membership.cluster_id, config.name, incarnation, membership.secret)
-        serving = Serving(broker.turn, queues.find, self._delete_queue)
-        serving.reply_address = broker.replies.here.get
+        self._serving = Serving(broker.turn, queues.find, self._delete_queue)
+        self._serving.reply_address = broker.replies.here.get
         broker.replies.elsewhere = queues.remote.find_reply
         linked = attrs.evolve(world, network=network)
-        self._links = Links(linked, broker.turn, identity, queues.remote, serving)
+        self._links = Links(linked, broker.turn, identity, queues.remote, self._serving)
         self._links.on_revision = lambda node, revision: self._coordinator.look()
         self._leavings = Leavings(self._feed, config.name, incarnation, broker.see_to)
         self._tasks = trio.CancelScope()
@@ -177,6 +178,10 @@ class Clustering:
             if is_first:
                 linked = {node for node in self._nodes if self._links.to(node).is_up}
                 self._leavings.collect(self._world.clock.monotonic_s(), self._running, linked)
+
+    def answer_by(self, report: Reporter) -> None:
+        """Answer the reports that other nodes ask for with what ``report`` makes."""
+        self._serving.report = report
 
     async def forget(self, node: str) -> None:
         """Strike a node off that is down for ever, with its queues.

@@ -17,6 +17,7 @@ from typing import Any
 
 import trio
 
+from amqpbroker.cluster.reports import Reporter
 from amqpbroker.errors import ConfigError
 from amqpbroker.management.facts import Listening, NodeFacts
 from amqpbroker.server.node import Node
@@ -88,6 +89,7 @@ def _facts(node: Node, stop: Callable[[], None]) -> NodeFacts:
         cluster=node.cluster_status,
         refresh=node.refresh,
         is_refreshing=node.is_refreshing,
+        inquire=node.inquire,
         stop=stop,
         drain=node.drain,
         revive=node.revive,
@@ -151,23 +153,25 @@ async def _serve_all(
 ) -> None:
     if not sockets:
         return
-    apps = await trio.to_thread.run_sync(_load, node, facts)
+    report, apps = await trio.to_thread.run_sync(_load, node, facts)
+    node.answer_by(report)
     async with trio.open_nursery() as nursery:
         for name, listener in sockets.items():
             nursery.start_soon(_serve, apps[name], listener, stopping)
 
 
-def _load(node: Node, facts: NodeFacts) -> dict[str, App]:
-    """What is served at each door; importing all that takes a while."""
+def _load(node: Node, facts: NodeFacts) -> tuple[Reporter, dict[str, App]]:
+    """What other nodes are told, and what is served at each door; importing it takes a while."""
     import hypercorn.trio  # noqa: F401 - so that it is there when it is asked for
 
     from amqpbroker.management.app import management_app
     from amqpbroker.management.call import LOCAL_CALLER, Management
     from amqpbroker.management.rates import Rates
+    from amqpbroker.management.reports import reporter
     from amqpbroker.management.resources import RESOURCES
 
     management = Management(node.broker, facts, Rates(node.world.clock))
-    return {
+    return reporter(management), {
         "http": management_app(management, RESOURCES),
         "metrics": management_app(management, ()),
         "control": management_app(management, RESOURCES, LOCAL_CALLER),

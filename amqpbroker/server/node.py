@@ -14,6 +14,7 @@ from amqpbroker.broker.broker import Broker, BrokerLimits
 from amqpbroker.cluster.cluster_queues import ClusterQueues
 from amqpbroker.cluster.etcd.contract import KeyValueStore
 from amqpbroker.cluster.members import ClusterStatus
+from amqpbroker.cluster.reports import Inquiry, Reporter
 from amqpbroker.definitions import QueueDefinition
 from amqpbroker.errors import ConfigError, ConnectionForced
 from amqpbroker.protocol.intake import WireLimits
@@ -92,6 +93,15 @@ class Node:
     def is_refreshing(self) -> bool:
         """Whether some have yet to answer."""
         return self._cluster_queues.remote.is_refreshing
+
+    def inquire(self, what: str, about: Mapping[str, str]) -> list[Inquiry]:
+        """Ask the other nodes for a report."""
+        return self._cluster_queues.remote.inquire(what, about)
+
+    def answer_by(self, report: Reporter) -> None:
+        """Answer the reports that other nodes ask for with what ``report`` makes."""
+        if self.clustering is not None:
+            self.clustering.answer_by(report)
 
     @property
     def url(self) -> str:

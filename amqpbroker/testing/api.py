@@ -2,7 +2,7 @@
 
 import base64
 import json
-from typing import Any
+from typing import Any, Self
 
 import attrs
 import trio
@@ -10,9 +10,11 @@ import trio
 from amqpbroker.broker.broker import Broker
 from amqpbroker.management.app import management_app
 from amqpbroker.management.call import Caller, Management
-from amqpbroker.management.facts import NodeFacts
+from amqpbroker.management.facts import Listening, NodeFacts
 from amqpbroker.management.rates import Rates
+from amqpbroker.management.reports import reporter
 from amqpbroker.management.resources import RESOURCES
+from amqpbroker.server.node import Node
 
 
 @attrs.frozen
@@ -32,11 +34,27 @@ class Answer:
 class Api:
     """The API of ``broker``; calls are guest's unless they say something else."""
 
-    def __init__(self, broker: Broker, caller: Caller | None = None) -> None:
+    def __init__(
+        self, broker: Broker, caller: Caller | None = None, facts: NodeFacts | None = None
+    ) -> None:
         self.broker = broker
-        self.facts = NodeFacts()
-        management = Management(broker, self.facts, Rates(broker.world.clock))
-        self._app = management_app(management, RESOURCES, caller)
+        self.facts = facts or NodeFacts()
+        self.management = Management(broker, self.facts, Rates(broker.world.clock))
+        self._app = management_app(self.management, RESOURCES, caller)
+
+    @classmethod
+    def of(cls, node: Node) -> Self:
+        """The API of a node that runs; it tells other nodes of itself."""
+        facts = NodeFacts(
+            listeners=[Listening("amqp", *node.address)],
+            cluster=node.cluster_status,
+            refresh=node.refresh,
+            is_refreshing=node.is_refreshing,
+            inquire=node.inquire,
+        )
+        api = cls(node.broker, facts=facts)
+        node.answer_by(reporter(api.management))
+        return api
 
     async def call(
         self,

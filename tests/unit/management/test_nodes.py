@@ -99,5 +99,5 @@ async def test_other_nodes_are_asked_for_their_numbers_and_not_waited_for_long(
     assert (asked, list(answers)) == (1, [])
 
     cluster.facts.is_refreshing = lambda: True
-    await cluster.get("/overview")
+    await cluster.get("/queues")
     assert asked == 2

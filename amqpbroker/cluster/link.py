@@ -91,6 +91,8 @@ class StreamLink(Link):
         self.node = node
         self.version = 0
         self.is_up = False
+        self.is_heard = False
+        """Whether the other end has said anything since it is up; both ends know then."""
         self._title = title
         self._user = user
         self._turn = turn
@@ -163,7 +165,7 @@ class StreamLink(Link):
         self._is_left, self._silent_beats = False, 0
         self.version = handshake.version
         handshake.inbox.frame_bytes_max = FRAME_BYTES_MAX
-        self.is_up = True
+        self.is_up, self.is_heard = True, False
         log.info("%s is up, version %d", self._title, self.version)
         try:
             self._user.up(self)
@@ -204,6 +206,7 @@ class StreamLink(Link):
                     RECEIVE_BYTES_MAX if len(data) == size else max(len(data), _RECEIVE_BYTES_FIRST)
                 )
                 self._silent_beats = 0
+                self.is_heard = True
                 inbox.receive(data)
             else:
                 await trio.lowlevel.checkpoint()
@@ -291,6 +294,11 @@ class Links:
             link = StreamLink(f"link to {node}", node, self._asker, self._turn)
             self._dialled[node] = link
         return link
+
+    def are_up(self, node: str) -> bool:
+        """Whether this node can ask another, and that one this."""
+        accepted = self._accepted.get(node)
+        return self.to(node).is_up and accepted is not None and accepted.is_heard
 
     def set_members(self, members: Mapping[str, Address]) -> None:
         """Have streams to and from these nodes, and no others; this node itself does not count.

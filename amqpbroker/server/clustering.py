@@ -152,10 +152,10 @@ class Clustering:
                 listener.close()
 
     def _is_linked(self) -> bool:
-        """Whether this node is known to be up, and linked to all that are."""
+        """Whether this node is known to be up, and linked with all that are."""
         own = self._config.name
         return own in self._running and all(
-            self._links.to(node).is_up for node in self._running if node != own
+            self._links.are_up(node) for node in self._running if node != own
         )
 
     async def leave(self) -> None:

@@ -399,6 +399,20 @@ def test_streams_between_nodes_may_be_under_tls(tmp_path: Path) -> None:
     simulate(18, scenario)
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_what_a_node_has_can_be_used_from_everywhere_as_soon_as_it_is_up(seed: int) -> None:
+    async def scenario(sim: Simulation) -> None:
+        sim.network.delay_s_max = 0.05
+        async with SimCluster(sim, 2) as cluster:
+            a, b = [await cluster.client(number) for number in range(2)]
+            await declare(a, "q", durable=True)
+            await cluster.stop(0)
+            await cluster.start(0)
+            assert await declare(b, "q", passive=True) == 0
+
+    simulate(seed, scenario)
+
+
 # -- joining -----------------------------------------------------------------------------------
 
 

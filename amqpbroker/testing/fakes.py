@@ -19,6 +19,7 @@ from amqpbroker.queues.classic import ClassicQueue
 from amqpbroker.queues.queue import NO_LIMIT, Consumer, Keeper, Pending, Queue, QueueType
 from amqpbroker.storage.log import MemoryLog
 from amqpbroker.testing.sim_disk import SimDisk
+from amqpbroker.testing.sim_time import SimTime
 from amqpbroker.testing.trace import Trace
 from amqpbroker.testing.world import SimMemory, SimNetwork
 from amqpbroker.world import Clock, World
@@ -49,7 +50,7 @@ def fake_world(seed: int = 0, clock: Clock | None = None) -> World:
     trace = Trace()
     return World(
         clock or FakeClock(),
-        SimNetwork(random.Random(f"network {seed}"), trace),
+        SimNetwork(random.Random(f"network {seed}"), trace, SimTime()),
         SimDisk(random.Random(f"disk {seed}"), trace),
         SimMemory(),
         random.Random(f"world {seed}"),

@@ -1,10 +1,9 @@
 """The simulated world: a whole broker and its clients in one process, from one seed.
 
-Time is trio's mock clock, which jumps as soon as nobody has anything to do: a simulated minute
-takes as long as its events. The network carries octets between tasks; how long they travel, and
-into which pieces they are cut, the seed decides, as it decides the order in which trio runs tasks
-that are ready together, and what a crash leaves of a disk. The same seed gives the same run, octet
-for octet: `Trace` says so.
+Time jumps as soon as nobody has anything to do (`SimTime`). The network carries octets between
+tasks; how long they travel, and into which pieces they are cut, the seed decides, as it decides the
+order in which trio runs tasks that are ready together, and what a crash leaves of a disk. The same
+seed gives the same run, octet for octet: `Trace` says so.
 
 trio offers no public way to seed its scheduler. The two names used here are those that its own
 tests and pytest-trio rely on; a test of ours fails when they go.
@@ -13,16 +12,16 @@ tests and pytest-trio rely on; a test of ours fails when they go.
 import random
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from heapq import heappop, heappush
+from functools import partial
 from itertools import count
 from typing import Any, TypeVar
 
 import attrs
 import trio
-import trio.testing
 from trio._core import _run
 
 from amqpbroker.testing.sim_disk import SimDisk
+from amqpbroker.testing.sim_time import SimTime
 from amqpbroker.testing.trace import Trace
 from amqpbroker.world import Clock, Listener, Memory, Network, Stream, World
 
@@ -107,7 +106,8 @@ class SimStream(Stream):
 
     async def receive_some(self, bytes_max: int) -> bytes:
         pipe = self._in
-        await trio.lowlevel.checkpoint()
+        if not self.is_quiet() or self._is_closed:
+            await trio.lowlevel.checkpoint()
         while not pipe.arrived:
             if pipe.broken or self._is_closed:
                 raise ConnectionResetError("the simulated connection is cut")
@@ -186,23 +186,22 @@ class _SimHost(Network):
 
 
 class SimNetwork(Network):
-    """Connections within one process; `run` carries the octets, in a task of its own.
+    """Connections within one process; time carries the octets.
 
     Whoever connects is at the host that it connects to, unless it does so by the network that `at`
     gives to a host.
     """
 
-    def __init__(self, rng: random.Random, trace: Trace) -> None:
+    def __init__(self, rng: random.Random, trace: Trace, time: SimTime) -> None:
         self.delay_s_max = 0.005
         self.delays_s_max: dict[tuple[str, str], float] = {}
         """Longer ways, from one host to another."""
         self._random = rng
         self._trace = trace
+        self._time = time
         self._listeners: dict[tuple[str, int], _SimListener] = {}
-        self._travelling: list[tuple[float, int, _Pipe, bytes | None]] = []
         self._number = count()
         self._ports = count(40_000)
-        self._sent = trio.lowlevel.ParkingLot()
         self._severed: dict[tuple[str, str], None] = {}
         self._healed = trio.lowlevel.ParkingLot()
         self._pipes: dict[_Pipe, None] = {}
@@ -290,33 +289,21 @@ class SimNetwork(Network):
         if pipe.hosts in self._severed:
             pipe.held.append(data)
             return
-        earliest = max(trio.current_time(), pipe.last_arrival_s)
+        earliest = max(self._time.current_time(), pipe.last_arrival_s)
         delay_s_max = self.delays_s_max.get(pipe.hosts, self.delay_s_max)
         pipe.last_arrival_s = earliest + self._random.random() * delay_s_max
-        item = (pipe.last_arrival_s, next(self._number), pipe, data)
-        heappush(self._travelling, item)
-        self._sent.unpark_all()
+        self._time.at(pipe.last_arrival_s, partial(self._arrive, pipe, data))
 
-    async def run(self) -> None:
-        """Deliver what travels, when its time has come."""
-        while True:
-            if not self._travelling:
-                await self._sent.park()
-                continue
-            wait_s = self._travelling[0][0] - trio.current_time()
-            if wait_s > 0:
-                with trio.move_on_after(wait_s):
-                    await self._sent.park()
-                continue
-            when_s, _, pipe, data = heappop(self._travelling)
-            self._trace.note(when_s, pipe.number, data)
-            if data is None:
-                pipe.ended = True
-                self._pipes.pop(pipe, None)
-            elif not pipe.broken:
+    def _arrive(self, pipe: _Pipe, data: bytes | None) -> None:
+        self._trace.note(self._time.current_time(), pipe.number, data)
+        if data is None:
+            pipe.ended = True
+            self._pipes.pop(pipe, None)
+        else:
+            pipe.travelling_bytes -= len(data)
+            if not pipe.broken:
                 pipe.arrived += data
-            pipe.travelling_bytes -= len(data or b"")
-            pipe.changed.unpark_all()
+        pipe.changed.unpark_all()
 
 
 @attrs.frozen
@@ -344,21 +331,18 @@ def simulate(
 
     async def run() -> Result:
         trace = Trace()
-        network = SimNetwork(random.Random(f"network {seed}"), trace)
+        network = SimNetwork(random.Random(f"network {seed}"), trace, time)
         memory = SimMemory()
         disk = SimDisk(random.Random(f"disk {seed}"), trace)
         world = World(SimClock(), network, disk, memory, random.Random(f"world {seed}"))
         own = random.Random(f"scenario {seed}")
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(network.run)
-            with trio.fail_after(seconds_max):
-                result = await scenario(Simulation(seed, world, network, disk, memory, trace, own))
-            nursery.cancel_scope.cancel()
-        return result
+        with trio.fail_after(seconds_max):
+            return await scenario(Simulation(seed, world, network, disk, memory, trace, own))
 
+    time = SimTime()
     try:
         with seeded_scheduler(seed):
-            return trio.run(run, clock=trio.testing.MockClock(autojump_threshold=0))
+            return trio.run(run, clock=time)
     except BaseException as error:
         error.add_note(f"simulation seed {seed}")
         raise

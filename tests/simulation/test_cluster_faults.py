@@ -27,7 +27,9 @@ QUEUES = [f"q{number}" for number in range(6)]
 FAULTS_S = 40.0
 HEAL_S = 15.0
 PATIENCE_S = 8.0
-SEEDS = int(os.environ.get("SIM_CLUSTER_SEEDS", "100"))
+SEEDS = int(os.environ.get("SIM_CLUSTER_SEEDS", "300"))
+FIRST_SEED = int(os.environ.get("SIM_CLUSTER_FIRST_SEED", "1000"))
+PARTS = 30
 
 
 @attrs.define
@@ -330,7 +332,6 @@ def test_a_few_clusters_keep_their_promises_whatever_happens() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("part", range(10))
+@pytest.mark.parametrize("part", range(PARTS))
 def test_many_clusters_keep_their_promises_whatever_happens(part: int) -> None:
-    size = SEEDS // 10
-    run(range(1000 + part * size, 1000 + (part + 1) * size))
+    run(range(FIRST_SEED + part, FIRST_SEED + SEEDS, PARTS))

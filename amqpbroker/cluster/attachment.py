@@ -12,14 +12,16 @@ from typing import Any, Protocol
 import attrs
 
 from amqpbroker.cluster import queue_frames as frames
-from amqpbroker.cluster.index_set import IndexSet
 from amqpbroker.cluster.wire import OUTBOX_BYTES_HIGH, Link
 from amqpbroker.errors import LinkFault
 from amqpbroker.message import Batch
 from amqpbroker.queues.queue import Consumer, Outcome, Queue
+from amqpbroker.storage.index_set import IndexSet
 
 _FRAME_BYTES_MAX = 1 << 20
 """Messages of more octets are sent as several deliveries."""
+_RETURNED_AT_ONCE = 1024
+"""Messages of another node that is gone which go back to their queue before anything else does."""
 
 
 class Turns(Protocol):
@@ -246,7 +248,7 @@ class Attachment:
     def work_off(self, work_max: int) -> int:
         """Have some of what the other node had wait again; the work it was."""
         work = 0
-        while work < work_max and (runs := self.held.take()):
+        while work < work_max and (runs := self.held.take_up_to(_RETURNED_AT_ONCE)):
             for run in runs:
                 if self.queue is not None:
                     self.queue.settle(run, Outcome.REQUEUE)

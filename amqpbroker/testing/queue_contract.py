@@ -12,8 +12,8 @@ import pytest
 from amqpbroker.definitions import Arguments, QueueDefinition
 from amqpbroker.errors import AccessRefused, PreconditionFailed
 from amqpbroker.queues.queue import Consumer, Got, Keeper, Outcome, Queue, QueueStat
-from amqpbroker.queues.ready import runs_of
 from amqpbroker.storage.log import Log, MemoryLog
+from amqpbroker.storage.runs import runs_of
 from amqpbroker.testing.fakes import (
     CreditPool,
     FakeConsumer,

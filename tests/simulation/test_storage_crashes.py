@@ -15,10 +15,10 @@ import pytest
 import trio
 import trio.testing
 
-from amqpbroker.queues.ready import runs_of
 from amqpbroker.storage import disk_log, segments, store, wal
 from amqpbroker.storage import log as memory_log
 from amqpbroker.storage.disk_log import DiskLog
+from amqpbroker.storage.runs import runs_of
 from amqpbroker.storage.store import Store
 from amqpbroker.testing.fakes import fake_origin
 from amqpbroker.testing.sim_disk import SimCrash, SimDisk

@@ -5,13 +5,11 @@ import random
 import pytest
 
 from amqpbroker.cluster import queue_frames as frames
-from amqpbroker.cluster.index_set import IndexSet
 from amqpbroker.cluster.wire import Link
 from amqpbroker.definitions import QueueDefinition
 from amqpbroker.errors import InternalError, LinkFault, NotFound
 from amqpbroker.message import Batch
 from amqpbroker.queues.queue import Outcome
-from amqpbroker.queues.ready import runs_of
 from amqpbroker.testing.fakes import FakeConsumer, fake_origin, numbered
 from amqpbroker.testing.links import LoopbackLink
 from amqpbroker.testing.remote_queues import Holder
@@ -175,29 +173,3 @@ def test_messages_before_which_some_are_missing_are_not_taken() -> None:
     with pytest.raises(LinkFault, match="messages are missing before the 1th"):
         holder.serving.frame(serving, frames.PUBLISH, payload)
     assert held.stat().ready == 0
-
-
-# -- sets of indexes -----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_a_set_of_indexes_holds_what_was_added_and_not_removed(seed: int) -> None:
-    rng = random.Random(seed)
-    indexes, model = IndexSet(), set[int]()
-    for _ in range(100):
-        if rng.random() < 0.6:
-            start, step = rng.randrange(5000), rng.choice((1, 1, 2, 3, 64, 2000))
-            run = range(start, start + rng.randint(1, 1500) * step, step)
-            if model.isdisjoint(run):
-                indexes.add(run)
-                model.update(run)
-        elif model:
-            chosen = rng.sample(sorted(model), rng.randint(1, min(len(model), 50)))
-            for run in runs_of(sorted(chosen)):
-                assert indexes.remove(run)
-            model.difference_update(chosen)
-            assert not indexes.remove(range(chosen[0], chosen[0] + 1))
-    taken: list[int] = []
-    while runs := indexes.take():
-        taken += [index for run in runs for index in run]
-    assert taken == sorted(model)

@@ -10,8 +10,8 @@ from amqpbroker.definitions import QueueDefinition
 from amqpbroker.errors import NotFound
 from amqpbroker.message import Batch
 from amqpbroker.queues.queue import NO_LIMIT, Got, Outcome, Pending, Queue, QueueStat
-from amqpbroker.queues.ready import runs_of
 from amqpbroker.storage.log import MemoryLog
+from amqpbroker.storage.runs import runs_of
 from amqpbroker.testing.fakes import CreditPool, FakeConsumer, HeldLog, fake_origin
 from amqpbroker.testing.remote_queues import Asker, Holder
 

@@ -9,8 +9,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from amqpbroker.definitions import Arguments, QueueDefinition
 from amqpbroker.queues.classic import ClassicQueue, ClassicQueues
 from amqpbroker.queues.queue import Keeper, Outcome, Queue
-from amqpbroker.queues.ready import runs_of
 from amqpbroker.storage.log import Log, MemoryLog
+from amqpbroker.storage.runs import runs_of
 from amqpbroker.testing.fakes import CreditPool, FakeConsumer, FakeKeeper, fake_origin, numbered
 from amqpbroker.testing.queue_contract import QueueContract
 from amqpbroker.testing.queue_time_contract import QueueTimeContract

@@ -4,33 +4,9 @@ import random
 
 import pytest
 
-from amqpbroker.queues.ready import Line, Priorities, Ready, join, runs_of
+from amqpbroker.queues.ready import Line, Priorities, Ready
 from amqpbroker.storage.log import MemoryLog
 from amqpbroker.testing.fakes import fake_origin
-
-
-@pytest.mark.parametrize(
-    ("one", "other", "both"),
-    [
-        (range(3), range(3, 5), range(5)),
-        (range(3, 5), range(3), range(5)),
-        (range(1), range(3, 4), range(0, 4, 3)),
-        (range(0, 7, 3), range(9, 10), range(0, 10, 3)),
-        (range(0, 7, 3), range(9, 16, 3), range(0, 16, 3)),
-        (range(1), range(65, 66), None),
-        (range(0, 7, 3), range(7, 8), None),
-        (range(0, 7, 3), range(9, 12), None),
-        (range(0, 7, 3), range(1, 8, 3), None),
-    ],
-)
-def test_runs_in_one_stride_are_joined(one: range, other: range, both: range | None) -> None:
-    assert join(one, other) == both
-
-
-def test_indexes_are_put_into_runs() -> None:
-    assert runs_of([4, 5, 6]) == [range(4, 7)]
-    assert runs_of([4]) == [range(4, 5)]
-    assert runs_of([0, 3, 6, 7, 8, 100]) == [range(0, 7, 3), range(7, 9), range(100, 101)]
 
 
 def all_of(ready: Ready, readable: int, limit: int = 1024) -> list[range]:

@@ -6,8 +6,8 @@ from functools import partial
 
 import attrs
 
-from amqpbroker.queues.ready import runs_of
 from amqpbroker.storage.disk_log import DiskLog
+from amqpbroker.storage.runs import runs_of
 from amqpbroker.storage.store import Store
 from amqpbroker.testing.fakes import fake_origin
 from amqpbroker.testing.sim_disk import SimDisk

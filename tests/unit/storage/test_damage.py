@@ -5,8 +5,8 @@ import struct
 
 import pytest
 
-from amqpbroker.queues.ready import runs_of
 from amqpbroker.storage.format import Kind
+from amqpbroker.storage.runs import runs_of
 from amqpbroker.storage.store import Store
 from amqpbroker.testing.sim_disk import SimDisk
 from amqpbroker.testing.trace import Trace

@@ -95,7 +95,7 @@ class Outcome(Enum):
     REJECT = "reject"
     REQUEUE = "requeue"
     RETURN = "return"
-    """It goes back unseen: to its place, as if it had not been delivered, then or before."""
+    """It goes back unseen: to its place, as if it had not been delivered, if no later one was."""
 
 
 @attrs.frozen

@@ -46,7 +46,11 @@ class Ready(ABC):
 
     @abstractmethod
     def give_back(self, run: range, seen: bool = True) -> None:
-        """Have ``run``, which was delivered, wait again; not ``seen``: as if it had not been."""
+        """Have ``run``, which was delivered, wait again.
+
+        Not ``seen``: as if it had not been; unless others may have later ones, for then it comes
+        out of order, and has to say so.
+        """
 
     @abstractmethod
     def recover(self, run: range) -> None:
@@ -64,13 +68,10 @@ class Returned:
         self.returned = 0
         self._heap: list[tuple[int, range]] = []
         self._newest = range(0)  # Still growing, and not in the heap.
-        self._unseen: set[int] = set()  # Those of them that nobody has seen.
 
-    def give_back(self, run: range, seen: bool = True) -> None:
+    def take_back(self, run: range) -> None:
         """Have ``run``, which was delivered, wait again."""
         self.returned += len(run)
-        if not seen:
-            self._unseen.update(run)
         if self._newest:
             joined = join(self._newest, run)
             if joined is not None:
@@ -93,26 +94,8 @@ class Returned:
         self._lay_down()
         return self._heap[0][0]
 
-    def take_returned(self, limit: int) -> tuple[range, bool]:
-        """Take up to ``limit`` of the first, as many as lie in one run; there must be one.
-
-        Says, too, whether they were seen.
-        """
-        run = self._take_run(limit)
-        if not self._unseen:
-            return run, True
-        seen = run[0] not in self._unseen
-        count = 1
-        while count < len(run) and (run[count] not in self._unseen) is seen:
-            count += 1
-        if count < len(run):
-            self.returned += len(run) - count
-            self._push(run[count:])
-        self._unseen.difference_update(run[:count])
-        return run[:count], seen
-
-    def _take_run(self, limit: int) -> range:
-        """Take up to ``limit`` of the first, seen or not."""
+    def take_returned(self, limit: int) -> range:
+        """Take up to ``limit`` of the first, as many as lie in one run; there must be one."""
         self._lay_down()
         heap = self._heap
         run = heappop(heap)[1]
@@ -152,7 +135,6 @@ class Returned:
         self._lay_down()
         runs = [run for _, run in sorted(self._heap, key=lambda item: item[0])]
         self._heap.clear()
-        self._unseen.clear()
         self.returned = 0
         return runs
 
@@ -177,7 +159,7 @@ class Line(Returned, Ready):
 
     def take(self, readable: int, limit: int) -> tuple[range, bool]:
         if self.returned:
-            return self.take_returned(limit)
+            return self.take_returned(limit), True
         start = self._cursor
         self._cursor = min(readable, start + limit)
         return range(start, self._cursor), False
@@ -186,8 +168,8 @@ class Line(Returned, Ready):
         self.give_back(run, redelivered)
 
     def give_back(self, run: range, seen: bool = True) -> None:
-        if seen or run.step != 1 or run.stop != self._cursor:
-            super().give_back(run, seen)
+        if seen or not _are_last(run, self._cursor):
+            self.take_back(run)
         else:
             self._cursor = run.start
 
@@ -269,7 +251,7 @@ class Priorities(Ready):
         priority = self._busy.bit_length() - 1
         level = self._levels[priority]
         if level.returned:
-            run, redelivered = level.take_returned(limit)
+            run, redelivered = level.take_returned(limit), True
         else:
             whole = level.fresh.popleft()
             run, redelivered = whole[:limit], False
@@ -282,13 +264,7 @@ class Priorities(Ready):
         return run, redelivered
 
     def put_back(self, run: range, redelivered: bool) -> None:
-        priority = self._priority(self._log.origins(run)[0])
-        level = self._level(priority, len(run))
-        if redelivered or run.step != 1 or run.stop != level.fresh_taken:
-            level.give_back(run, redelivered)
-        else:
-            level.fresh.appendleft(run)
-            level.fresh_taken = run.start
+        self.give_back(run, redelivered)
 
     def give_back(self, run: range, seen: bool = True) -> None:
         while run:
@@ -297,8 +273,13 @@ class Priorities(Ready):
             count = 1
             while count < len(origins) and self._priority(origins[count]) == priority:
                 count += 1
-            self._level(priority, count).give_back(run[:count], seen)
-            run = run[count:]
+            part, run = run[:count], run[count:]
+            level = self._level(priority, count)
+            if seen or not _are_last(part, level.fresh_taken):
+                level.take_back(part)
+            else:
+                level.fresh.appendleft(part)
+                level.fresh_taken = part.start
 
     def recover(self, run: range) -> None:
         self.give_back(run)
@@ -315,3 +296,8 @@ class Priorities(Ready):
         self._levels.clear()
         self._busy = self._count = 0
         return runs
+
+
+def _are_last(run: range, stop: int) -> bool:
+    """Whether ``run`` is all that lies between its first and ``stop``."""
+    return len(run) == stop - run.start

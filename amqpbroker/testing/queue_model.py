@@ -14,8 +14,9 @@ class QueueModel:
     """A queue with consumers, and the lists that say what must become of its messages.
 
     Waiting messages lie in the order of their priorities, then of their indexes, whatever became of
-    them before. What is first and has expired is gone. A consumer may be given any of the first
-    that wait, as many as all credit together reaches for. The queue has the arguments
+    them before. What was seen says so when it comes again; what returned unseen may, and must if a
+    later one was seen. What is first and has expired is gone. A consumer may be given any of the
+    first that wait, as many as all credit together reaches for. The queue has the arguments
     ``x-message-ttl`` and ``x-max-priority`` as ``ttl_ms`` and ``highest`` say.
     """
 
@@ -36,6 +37,7 @@ class QueueModel:
         self._ends_ms: dict[int, int] = {}
         self._seen: set[int] = set()
         self._seen_twice: set[int] = set()
+        self._returned: set[int] = set()
         self._end = 0
 
     def publish(self, count: int, priority: int = 0, ttl_ms: int | None = None) -> None:
@@ -125,24 +127,34 @@ class QueueModel:
 
     def _check_handed(self, before: dict[FakeConsumer, int], due: list[int]) -> None:
         """See that the consumers were given what is due since ``before``, each in order."""
-        handed: list[int] = []
+        handed: list[Taken] = []
         for consumer in self.consumers:
             new = consumer.taken[before[consumer] :]
             places = [due.index(taken.index) for taken in new]
             assert places == sorted(places), (places, due)
-            for taken in new:
-                self._check(taken)
-            handed += (taken.index for taken in new)
             if not consumer.no_ack:
                 self.held[consumer] += (taken.index for taken in new)
-        assert sorted(handed) == sorted(due), (handed, due)
+            handed += new
+        handed.sort(key=lambda taken: due.index(taken.index))
+        assert [taken.index for taken in handed] == due, (handed, due)
+        for taken in handed:
+            self._check(taken)
 
     def _check(self, taken: Taken | Got) -> None:
         assert taken.raw == self._raws[taken.index]
-        assert taken.redelivered == (taken.index in self._seen), taken
-        if taken.index in self._seen:
+        if taken.redelivered:
+            assert taken.index in self._seen or taken.index in self._returned, taken
             self._seen_twice.add(taken.index)
+        else:
+            assert taken.index not in self._seen, taken
+            assert not self._is_overtaken(taken.index), taken
+        self._returned.discard(taken.index)
         self._seen.add(taken.index)
+
+    def _is_overtaken(self, index: int) -> bool:
+        """Whether somebody has seen a later one of the same priority."""
+        priority, _ = self._ranks[index]
+        return any(each > index and self._ranks[each][0] == priority for each in self._seen)
 
     def get(self, no_ack: bool) -> None:
         """Ask for one: it is the first."""
@@ -172,6 +184,7 @@ class QueueModel:
             holder.remove(index)
         if outcome is Outcome.RETURN:
             self._seen.difference_update(indexes)
+            self._returned.update(indexes)
         if outcome in (Outcome.REQUEUE, Outcome.RETURN):
             self._wait(indexes)
             self._expire()

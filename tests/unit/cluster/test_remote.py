@@ -183,7 +183,26 @@ def test_credit_that_others_leave_behind_is_for_those_who_share_it(
     assert consumers[1].indexes == [0, 1]
 
 
-def test_what_is_too_much_for_shared_credit_goes_back_unseen(holder: Holder) -> None:
+def test_what_is_too_much_for_shared_credit_goes_back_unseen(holder: Holder, asker: Asker) -> None:
+    pool = CreditPool(4)
+    queue, consumer = asker.open(DEFINITION), FakeConsumer(pool=pool)
+    queue.consume(consumer)
+    holder.settle()
+
+    pool.credit = 1  # A consumer of another queue has had the rest.
+    holder.queues[7].publish(fake_origin(), numbered(10))
+    holder.settle()
+
+    assert consumer.indexes == [0]
+    assert holder.queues[7].stat() == QueueStat(9, 1, 1)
+    drain = FakeConsumer()
+    holder.queues[7].consume(drain)
+    holder.settle()
+    assert drain.indexes == [*range(1, 10)]
+    assert not any(taken.redelivered for taken in drain.taken)
+
+
+def test_what_goes_back_unseen_is_flagged_if_another_has_later_ones(holder: Holder) -> None:
     pool = CreditPool(3)
     consumers = [FakeConsumer(pool=pool) for _ in range(2)]
     askers = [holder.dial() for _ in range(2)]
@@ -200,7 +219,9 @@ def test_what_is_too_much_for_shared_credit_goes_back_unseen(holder: Holder) -> 
     drain = FakeConsumer()
     holder.queues[7].consume(drain)
     holder.settle()
-    assert not any(taken.redelivered for taken in drain.taken)
+    assert [(taken.index, taken.redelivered) for taken in drain.taken] == [
+        (1, True), (3, True), (5, False), (6, False), (7, False), (8, False), (9, False),
+    ]  # fmt: skip
 
 
 def test_what_a_slow_client_has_not_taken_comes_before_its_consumer_has_gone(

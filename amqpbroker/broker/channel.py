@@ -126,11 +126,17 @@ class Channel:
         self.answer(caught_up, index, reply)
         return True
 
-    def park_event(self, event: ChannelEvent) -> int:
-        """Keep an event behind the method that waits; its size in octets, about."""
-        size = sum(map(len, event.raws)) if isinstance(event, Publish) else 256
+    def park_event(self, event: ChannelEvent) -> None:
+        """Keep an event behind the method that waits."""
+        size = _size(event)
         self.parked.append((event, size))
-        return size
+        self.session.parked_bytes += size
+
+    def put_first(self, event: ChannelEvent) -> None:
+        """Have an event come before all that is parked."""
+        size = _size(event)
+        self.parked.appendleft((event, size))
+        self.session.parked_bytes += size
 
     def answer(
         self,
@@ -480,6 +486,11 @@ class Channel:
         """A name that nobody else has, and nobody can guess."""
         octets = self.session.broker.world.random.randbytes(_GENERATED_NAME_BYTES)
         return prefix + base64.urlsafe_b64encode(octets).decode().rstrip("=")
+
+
+def _size(event: ChannelEvent) -> int:
+    """What an event that is kept takes, in octets, about."""
+    return sum(map(len, event.raws)) if isinstance(event, Publish) else 256
 
 
 _METHODS: dict[type[Frame], Callable[[Channel, Any], None]] = {

@@ -10,6 +10,7 @@ import attrs
 
 from amqpbroker.broker.access import Access, Right
 from amqpbroker.broker.vhost import (
+    Declared,
     VHost,
     check_exchange_type,
     check_name,
@@ -86,7 +87,7 @@ def delete_exchange(asker: Asker, name: str, if_unused: bool) -> Pending[None] |
 # -- queues --------------------------------------------------------------------------------------
 
 
-def declare_queue(asker: Asker, wanted: QueueDefinition) -> Queue | Pending[Queue]:
+def declare_queue(asker: Asker, wanted: QueueDefinition) -> Declared | Pending[Declared]:
     """The queue as ``wanted``, made if there is none. Raises what RabbitMQ has against it."""
     asker.check("configure", "queue", wanted.name)
     if wanted.name not in asker.vhost.queues:

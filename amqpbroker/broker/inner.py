@@ -11,6 +11,7 @@ from amqpbroker.broker.channel import Channel
 from amqpbroker.broker.session import Ends, Session
 from amqpbroker.broker.vhost import VHost
 from amqpbroker.definitions import UserDefinition
+from amqpbroker.errors import InternalError
 from amqpbroker.protocol.connection import Connection, State
 from amqpbroker.protocol.content import encode_address, encode_content
 from amqpbroker.protocol.events import Publish, PublishMethod
@@ -35,6 +36,11 @@ class _ConfirmedChannel(Channel):
 
     def refuse(self, sequence: int, multiple: bool) -> None:
         self._settle_message(False)
+
+    def close(self) -> int:
+        if self.is_confirmed is None:
+            self.taken.fail(InternalError("the message was refused"))
+        return super().close()
 
     def _settle_message(self, is_safe: bool) -> None:
         self.is_confirmed = is_safe

@@ -8,6 +8,9 @@ memory.
 
 Messages whose properties ask for something special (more routing keys, an expiration, a user-id, a
 direct reply) go a longer way, `_publish_special`.
+
+Other nodes may know of a queue or an exchange that this one has not heard of yet. Before a message
+is returned, or its exchange is said not to be there, the node comes to know all that they do.
 """
 
 import re
@@ -21,6 +24,7 @@ from amqpbroker.broker.turn import WORK_MAX
 from amqpbroker.definitions import field_type
 from amqpbroker.errors import (
     AccessRefused,
+    NotKnown,
     PreconditionFailed,
     Unimplemented,
 )
@@ -28,7 +32,7 @@ from amqpbroker.message import Origin, Traits
 from amqpbroker.protocol.content import encode_return
 from amqpbroker.protocol.events import Publish, PublishMethod
 from amqpbroker.protocol.splice import with_reply_to, without_header
-from amqpbroker.queues.queue import Destination, ReplyAddress
+from amqpbroker.queues.queue import Destination, Pending, ReplyAddress
 from amqpbroker.routing.router import Exchange
 
 if TYPE_CHECKING:
@@ -55,6 +59,10 @@ class Route:
     queues: tuple[Destination, ...]
     work: int
     """What finding it costs each time, in messages: 0 if it is remembered."""
+
+
+class _LookedUp(Publish):
+    """A run that has come again."""
 
 
 @attrs.define(eq=False)
@@ -85,15 +93,45 @@ class Publisher:
         method, traits = event.method, event.traits
         route = self._routes.get(method.payload)
         if route is None or route.source.version != route.version:
-            route = self._find_route(event)
+            try:
+                route = self._find_route(event)
+            except NotKnown:
+                if self._look_up(event):
+                    return 1
+                raise
         if traits.special:
             return route.work + self._publish_special(event, route)
+        if method.mandatory and not route.queues and self._look_up(event):
+            return 1
         origin = route.origin
         if origin.traits is not traits.kept:
             origin = self._origin(method, traits)
         raws = self._a_turn_of(event, len(route.queues))
         outgoing = Outgoing(origin, raws, route.queues, method.mandatory)
         return route.work + self._hand_over(outgoing, route.exchange)
+
+    def _look_up(self, event: Publish) -> bool:
+        """Have the messages come again when this node knows all that others do, before all else.
+
+        False: it does, or nobody can be asked.
+        """
+        channel = self._channel
+        coordinator = self._session.broker.coordinator
+        if isinstance(event, _LookedUp):
+            return False
+        caught_up = coordinator.catch_up()
+        if caught_up is None or coordinator.is_away:
+            return False
+        known: Pending[None] = Pending()
+        caught_up.then = known.resolve
+        caught_up.otherwise = lambda _: known.resolve(None)
+
+        def come_again(_: None) -> None:
+            again = _LookedUp(event.channel, event.method, event.traits, event.raws)
+            channel.put_first(again)
+
+        channel.answer(known, event.index, come_again)
+        return True
 
     def _a_turn_of(self, event: Publish, queue_count: int) -> list[bytes]:
         """As many of the messages as a turn takes; the rest comes back before all else."""
@@ -221,6 +259,8 @@ class Publisher:
         if more_keys:
             keys = tuple(dict.fromkeys((method.routing_key, *more_keys)))
             queues, _ = self._vhost.route(method.exchange, keys, traits.headers)
+        if method.mandatory and not queues and self._look_up(event):
+            return 1
         raws = self._a_turn_of(event, len(queues))
         if reply_to is not None:
             raws = [with_reply_to(raw, reply_to) for raw in raws]

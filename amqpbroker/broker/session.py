@@ -180,7 +180,7 @@ class Session:
             self.channels[event.channel] = Channel(self, event.channel)
             return 1
         if channel.waiting:
-            self.parked_bytes += channel.park_event(event)
+            channel.park_event(event)
             self._look_what_holds()
             return 1
         return self._act(channel, event)

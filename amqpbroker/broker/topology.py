@@ -10,11 +10,11 @@ from pamqp import commands
 from pamqp.base import Frame
 
 from amqpbroker.broker import declaring
-from amqpbroker.broker.vhost import check_name
+from amqpbroker.broker.vhost import Declared, check_name
 from amqpbroker.cluster.remote_reply import REPLY_TO
 from amqpbroker.definitions import BindingDefinition, ExchangeDefinition, QueueDefinition
 from amqpbroker.errors import NotFound, SoftError
-from amqpbroker.queues.queue import Pending, Queue
+from amqpbroker.queues.queue import Pending
 
 if TYPE_CHECKING:
     from amqpbroker.broker.channel import Channel
@@ -81,10 +81,9 @@ def _declare_queue(channel: "Channel", method: commands.Queue.Declare) -> None:
         _declare_reply_queue(channel, method, name)
         return
     session, vhost = channel.session, channel.vhost
-    made: Queue | Pending[Queue]
-    is_new = False
+    made: Declared | Pending[Declared]
     if method.passive:
-        made = vhost.queue(name, session)
+        made = Declared(vhost.queue(name, session), is_new=False)
     else:
         if name:
             check_name("queue", name)
@@ -96,15 +95,15 @@ def _declare_queue(channel: "Channel", method: commands.Queue.Declare) -> None:
             method.auto_delete,
             method.arguments or {},
         )
-        is_new = wanted.name not in vhost.queues
         made = declaring.declare_queue(channel.asker, wanted)
 
-    def reply(queue: Queue) -> None:
+    def reply(declared: Declared) -> None:
+        queue = declared.queue
         name = queue.definition.name
         channel.last_queue = name
         if method.nowait:
             return  # Who wants no answer does not ask the queue (RabbitMQ).
-        if is_new:
+        if declared.is_new:
             _declare_ok(channel, name, 0, 0)
             return
         queue.touch()

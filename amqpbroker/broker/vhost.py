@@ -7,6 +7,8 @@ which calls the methods ``put_…`` and ``drop_…`` here; those have no opinion
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+import attrs
+
 from amqpbroker.broker.counts import VHostCounts
 from amqpbroker.broker.decisions import Decisions, Wish
 from amqpbroker.broker.direct_reply import Replies
@@ -38,6 +40,14 @@ from amqpbroker.routing.router import EXCHANGE_TYPES, Exchange, Router
 
 _LATER_QUEUE_TYPES = ("quorum", "stream")
 _EXCHANGE_ARGUMENTS = ("alternate-exchange",)
+
+
+@attrs.frozen
+class Declared:
+    """A queue as it was wanted; ``is_new``: it was made for whoever asked."""
+
+    queue: Queue
+    is_new: bool
 
 
 class VHost:
@@ -87,7 +97,7 @@ class VHost:
             " value does not match that of the original declaration."
         )
 
-    def declare_queue(self, wanted: QueueDefinition, asker: Owner) -> Queue | Pending[Queue]:
+    def declare_queue(self, wanted: QueueDefinition, asker: Owner) -> Declared | Pending[Declared]:
         """The queue as ``wanted``, made if there is none.
 
         Raises `PreconditionFailed` if there is another.
@@ -96,7 +106,7 @@ class VHost:
             ("queue", wanted.name), lambda: self._look_for_queue(wanted, asker)
         )
 
-    def _look_for_queue(self, wanted: QueueDefinition, asker: Owner) -> Queue | Wish[Queue]:
+    def _look_for_queue(self, wanted: QueueDefinition, asker: Owner) -> Declared | Wish[Declared]:
         queue = self.queues.get(wanted.name)
         if queue is None:
             self._check_new_queue(wanted)
@@ -108,7 +118,7 @@ class VHost:
         _check_same(what, "durable", wanted.durable, there.durable)
         _check_same(what, "auto_delete", wanted.auto_delete, there.auto_delete)
         _check_same_arguments(what, compared_arguments(there), wanted.arguments, there.arguments)
-        return queue
+        return Declared(queue, is_new=False)
 
     def _check_new_queue(self, wanted: QueueDefinition) -> None:
         check_queue_type(wanted, (*self._queue_types, *_LATER_QUEUE_TYPES))
@@ -118,7 +128,7 @@ class VHost:
             )
         self._queue_types[wanted.type].check(wanted)
 
-    def _made_queue(self, wanted: QueueDefinition, asker: Owner) -> Queue:
+    def _made_queue(self, wanted: QueueDefinition, asker: Owner) -> Declared:
         """The queue that was made as ``wanted``; until now an exclusive one was nobody's."""
         queue = self.queues.get(wanted.name)
         if queue is None:
@@ -126,7 +136,7 @@ class VHost:
         if wanted.exclusive:
             queue.owner = asker
             asker.own(queue)
-        return queue
+        return Declared(queue, is_new=True)
 
     def delete_queue(
         self, name: str, asker: Owner | None, if_unused: bool = False, if_empty: bool = False

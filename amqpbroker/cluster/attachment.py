@@ -5,6 +5,7 @@ published, and has to be told of; what it was given, and has not settled. Its co
 `LinkConsumer`s.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from itertools import groupby
 from typing import Any, Protocol
@@ -15,7 +16,7 @@ from amqpbroker.cluster import queue_frames as frames
 from amqpbroker.cluster.wire import OUTBOX_BYTES_HIGH, Link
 from amqpbroker.errors import LinkFault
 from amqpbroker.message import Batch
-from amqpbroker.queues.queue import Consumer, Outcome, Queue
+from amqpbroker.queues.queue import Consumer, Outcome, Pending, Queue
 from amqpbroker.storage.index_set import IndexSet
 
 _FRAME_BYTES_MAX = 1 << 20
@@ -170,6 +171,8 @@ class Attachment:
         self.stream = stream
         self.queue_id = queue_id
         self.queue: Queue | None = None
+        self.parked: deque[Callable[[], int]] | None = None
+        """What is to be done once this node knows all that the other may know."""
         self.held = IndexSet()
         """What was delivered, and is not settled."""
         self.consumers: dict[LinkConsumer, None] = {}
@@ -259,9 +262,19 @@ class Attachment:
 
 
 class ServedStream:
-    """What another node has to do with queues here, on one stream."""
+    """What another node has to do with queues here, on one stream.
 
-    def __init__(self, link: Link, turns: Turns, find: Callable[[int], Queue | None]) -> None:
+    ``catch_up`` has this node come to know all that was decided: the other node may have heard of a
+    queue first. What it asks of such a queue waits until then, in order; no other queue is kept.
+    """
+
+    def __init__(
+        self,
+        link: Link,
+        turns: Turns,
+        find: Callable[[int], Queue | None],
+        catch_up: Callable[[], Pending[None] | None],
+    ) -> None:
         self.link = link
         self.turns = turns
         self.attachments: dict[int, Attachment] = {}
@@ -273,6 +286,8 @@ class ServedStream:
         self._find = find
         self.is_over = False
         """Whether the stream is broken."""
+        self._catch_up = catch_up
+        self._late: deque[Attachment] = deque()
 
     def send(self, kind: int, pieces: list[bytes]) -> None:
         """Send a frame, unless the stream is broken."""
@@ -282,7 +297,9 @@ class ServedStream:
     def end(self) -> None:
         """The stream is broken."""
         self.is_over = True
+        self._late.clear()
         for attachment in self.attachments.values():
+            attachment.parked = None
             attachment.end()
 
     def attachment(self, queue_id: int) -> Attachment:
@@ -293,6 +310,48 @@ class ServedStream:
         if attachment.queue is None:
             attachment.queue = self._find(queue_id)
         return attachment
+
+    def is_late(self, attachment: Attachment, act: Callable[[], int]) -> bool:
+        """Whether what is asked of a queue has to wait, as this node may hear of the queue soon.
+
+        Then ``act``, which returns the work it was, is called when the node knows all: if the queue
+        is not here then, there is none.
+        """
+        if attachment.parked is None:
+            if attachment.queue is not None:
+                return False
+            caught_up = self._catch_up()
+            if caught_up is None:
+                return False
+            attachment.parked = deque()
+            caught_up.then = lambda _: self._go_on(attachment)
+            caught_up.otherwise = lambda _: self._go_on(attachment)
+        attachment.parked.append(act)
+        return True
+
+    def _go_on(self, attachment: Attachment) -> None:
+        if not self.is_over:
+            attachment.queue = self._find(attachment.queue_id)
+            self._late.append(attachment)
+            self.turns.resume(self)
+
+    def work_off(self, work_max: int) -> int:
+        """Do some of what has waited for this node to know of queues; the work it was."""
+        work = 0
+        while self._late and work < work_max:
+            attachment = self._late[0]
+            if attachment.parked:
+                try:
+                    work += attachment.parked.popleft()()
+                except LinkFault as fault:
+                    self.link.break_off(str(fault))
+                    return work
+            else:
+                attachment.parked = None
+                self._late.popleft()
+        if self._late:
+            self.turns.resume(self)
+        return work
 
     def queue(self, queue_id: int) -> Queue | None:
         """A queue, if it is here, and not deleted."""

@@ -22,6 +22,11 @@ class Coordinator(ABC):
         The answer comes when it will last, at once (None) if it need not.
         """
 
+    @property
+    def is_away(self) -> bool:
+        """Whether nothing can be decided for now, as far as it is known."""
+        return False
+
     def catch_up(self) -> Pending[None] | None:
         """Come to know all that was decided before the call, by whomever.
 

@@ -124,7 +124,6 @@ class StreamLink(Link):
                 self._turn.speak(self)
 
     def break_off(self, reason: str) -> None:
-        """End the stream, if there is one; the user is told in a moment."""
         self._reason = self._reason or reason
         self._scope.cancel()
 

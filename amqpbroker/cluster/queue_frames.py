@@ -345,6 +345,15 @@ _questions = msgspec.msgpack.Decoder(Question)
 _answers = msgspec.msgpack.Decoder(Answer)
 
 
+def queue_of(question: Question) -> int | None:
+    """The one queue that a question is about; None: it is about several, or none."""
+    if isinstance(question, FindReply | Report):
+        return None
+    if isinstance(question, Stat):
+        return question.queues[0] if len(question.queues) == 1 else None
+    return question.queue
+
+
 def encode_control(what: Question | Answer) -> list[bytes]:
     """A question or an answer."""
     return [_encoder.encode(what)]

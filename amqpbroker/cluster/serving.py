@@ -55,6 +55,8 @@ class Serving(LinkUser):
     ) -> None:
         self.reply_address: Callable[[str], Destination | None] = lambda address: None
         """Who waits here for direct replies."""
+        self.catch_up: Callable[[], Pending[None] | None] = lambda: None
+        """Come to know all that was decided (`Coordinator.catch_up`)."""
         self._turns = turns
         self._find = find
         self._delete = delete
@@ -62,7 +64,7 @@ class Serving(LinkUser):
         self._streams: dict[Link, ServedStream] = {}
 
     def up(self, link: Link) -> None:
-        self._streams[link] = ServedStream(link, self._turns, self._find)
+        self._streams[link] = ServedStream(link, self._turns, self._find, self.catch_up)
 
     def down(self, link: Link) -> None:
         self._streams.pop(link).end()
@@ -77,8 +79,13 @@ class Serving(LinkUser):
         stream = self._streams[link]
         if kind == frames.PUBLISH:
             queue_id, ttl_ms, first, batch = frames.decode_publish(payload, stream.known)
-            stream.attachment(queue_id).publish(ttl_ms, first, batch)
-            return len(batch.raws)
+            attachment = stream.attachment(queue_id)
+
+            def publish() -> int:
+                attachment.publish(ttl_ms, first, batch)
+                return len(batch.raws)
+
+            return _CONTROL_WORK if stream.is_late(attachment, publish) else publish()
         if kind == frames.SETTLE:
             queue_id, settled = frames.decode_settle(payload)
             attachment = stream.attachment(queue_id)
@@ -94,9 +101,7 @@ class Serving(LinkUser):
         if kind == frames.REPLY:
             return self._reply(*frames.decode_reply(payload, stream.known))
         if kind == frames.QUESTION:
-            question = frames.decode_question(payload)
-            _ACTS[type(question)](self, stream, question)
-            return _CONTROL_WORK
+            return self._take_question(stream, frames.decode_question(payload))
         raise LinkFault(f"a frame of kind {kind} is no question")
 
     def _reply(self, address: str, origin: Origin, raws: list[bytes]) -> int:
@@ -107,6 +112,16 @@ class Serving(LinkUser):
         return len(raws)
 
     # -- questions -----------------------------------------------------------------------------
+
+    def _take_question(self, stream: ServedStream, question: frames.Question) -> int:
+        def act() -> int:
+            _ACTS[type(question)](self, stream, question)
+            return _CONTROL_WORK
+
+        queue_id = frames.queue_of(question)
+        if queue_id is not None and stream.is_late(stream.attachment(queue_id), act):
+            return _CONTROL_WORK
+        return act()
 
     def _answer(
         self, stream: ServedStream, number: int, ask: Callable[[], Any], say: Callable[[Any], None]

@@ -228,6 +228,10 @@ class SharedCoordinator(Coordinator):
         """Come to know everything that was decided before the call. Raises `StoreError`."""
         await self._reached(await self._put_fence())
 
+    @property
+    def is_away(self) -> bool:
+        return self._is_store_away
+
     def catch_up(self) -> Pending[None]:
         pending: Pending[None] = Pending()
         self._asked.append(pending)
@@ -242,6 +246,8 @@ class SharedCoordinator(Coordinator):
             asked, self._asked = self._asked, []
             with trio.move_on_after(DECIDED_S_MAX) as patience:
                 await self._insist_on_fence()
+            if patience.cancelled_caught:
+                self._note_away(TimeoutError(f"no answer for {DECIDED_S_MAX:g} s"))
             for pending in asked:
                 if patience.cancelled_caught:
                     pending.fail(_no_answer())

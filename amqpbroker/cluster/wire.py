@@ -55,6 +55,10 @@ class Link(ABC):
         stream breaks.
         """
 
+    @abstractmethod
+    def break_off(self, reason: str) -> None:
+        """End the stream, if there is one; the user is told soon."""
+
 
 class LinkUser(ABC):
     """What sends and receives on links.

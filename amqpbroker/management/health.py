@@ -7,9 +7,9 @@ from pamqp import commands
 from amqpbroker.broker.declaring import declare_queue
 from amqpbroker.broker.inner import InnerPublisher
 from amqpbroker.broker.session import Ends
+from amqpbroker.broker.vhost import Declared
 from amqpbroker.definitions import QueueDefinition
 from amqpbroker.management.call import Call, Reply, bad_request
-from amqpbroker.queues.queue import Queue
 
 _OK = {"status": "ok"}
 _ALIVENESS_QUEUE = "aliveness-test"
@@ -24,7 +24,7 @@ async def aliveness(call: Call) -> Any:
     vhost, asker = call.vhost, call.asker
     wanted = QueueDefinition(vhost.name, _ALIVENESS_QUEUE)
     made = await call.settled(declare_queue(asker, wanted))
-    assert isinstance(made, Queue)
+    assert isinstance(made, Declared)
     ends = Ends((call.caller.host, 0), ("", 0))
     publisher = InnerPublisher(call.broker, vhost, call.user, asker.access, ends)
     try:
@@ -33,7 +33,7 @@ async def aliveness(call: Call) -> Any:
         await call.settled(taken)
     finally:
         publisher.close()
-    got = await call.settled(made.get(no_ack=True))
+    got = await call.settled(made.queue.get(no_ack=True))
     return _OK if got is not None else _failed("the test message did not come")
 
 

@@ -5,7 +5,7 @@ from typing import Any, Literal
 from urllib.parse import quote_plus
 
 from amqpbroker.broker import declaring
-from amqpbroker.broker.vhost import VHost, check_name
+from amqpbroker.broker.vhost import Declared, VHost, check_name
 from amqpbroker.definitions import BindingDefinition, ExchangeDefinition, QueueDefinition
 from amqpbroker.management import connections, elsewhere, rendering
 from amqpbroker.management.call import Call, Fault, Reply, bad_request
@@ -65,7 +65,7 @@ async def queue(call: Call) -> Any:
     return None if rendered is None else rendering.queue_in_full(rendered, consumers)
 
 
-def put_queue(call: Call) -> Queue | Pending[Queue]:
+def put_queue(call: Call) -> Declared | Pending[Declared]:
     """Declare a queue."""
     vhost, name = vhost_to_write(call), call.path["queue"]
     if len(name.encode("utf-8", "surrogateescape")) > 255:

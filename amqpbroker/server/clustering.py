@@ -100,6 +100,7 @@ class Clustering:
         identity = Identity(membership.cluster_id, config.name, incarnation, membership.secret)
         self._serving = Serving(broker.turn, queues.find, self._delete_queue)
         self._serving.reply_address = broker.replies.here.get
+        self._serving.catch_up = self._coordinator.catch_up
         broker.replies.elsewhere = queues.remote.find_reply
         linked = attrs.evolve(world, network=network)
         self._links = Links(linked, broker.turn, identity, queues.remote, self._serving)

@@ -67,8 +67,7 @@ class LoopbackLink(Link):
         self.is_up = True
         self.user.up(self)
 
-    def break_off(self) -> None:
-        """This end hears that the stream is broken; nothing happens if it has heard already."""
+    def break_off(self, reason: str = "") -> None:
         if self.is_up:
             self.is_up = False
             self.user.down(self)

@@ -1,5 +1,6 @@
 """Several nodes of a cluster: what one does, all see; what befalls one, all heed."""
 
+from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 
@@ -95,6 +96,52 @@ def test_who_asks_at_one_node_is_answered_directly_from_another() -> None:
             question = await a.wait_for(Content)
             await a.publish(question.properties.reply_to, b"answer")
             assert (await b.wait_for(Content)).body == b"answer"
+
+    simulate(1, scenario)
+
+
+def cut_off(cluster: SimCluster, number: int) -> Callable[[], None]:
+    """Have a node hear nothing of what the others decide; until what is returned is called."""
+    store = cluster.machines[number].store
+    assert store is not None
+    store.cut()
+    return store.heal
+
+
+def test_a_message_that_must_arrive_waits_for_a_node_to_hear_of_its_queue() -> None:
+    async def scenario(sim: Simulation) -> None:
+        async with SimCluster(sim) as cluster:
+            a, b = await cluster.client(0), await confirming(cluster, 1)
+            heal = cut_off(cluster, 1)
+            await declare(a, "q", durable=True)
+            await a.call(queue.Bind(queue="q", exchange="amq.fanout"), queue.BindOk)
+            await b.publish("q", b"1", mandatory=True)
+            await b.publish("", b"2", exchange="amq.fanout", mandatory=True)
+            await trio.sleep(1)
+            heal()
+            await b.wait_for(basic.Ack)
+            await trio.sleep(1)
+            assert await declare(a, "q", passive=True) == 2
+            assert not [item for _, item in b.inbox if isinstance(item, Content)]
+
+    simulate(1, scenario)
+
+
+def test_what_is_asked_of_a_queue_waits_until_the_node_that_leads_it_has_heard_of_it() -> None:
+    async def scenario(sim: Simulation) -> None:
+        async with SimCluster(sim) as cluster:
+            b = await confirming(cluster, 1)
+            heal = cut_off(cluster, 0)
+            await declare(
+                b, "q", durable=True, arguments={"x-queue-master-locator": "node:rabbit@node1"}
+            )
+            await b.publish("q", b"1")
+            await b.send(basic.Get(queue="q"))
+            await trio.sleep(1)
+            assert b.inbox == []
+            heal()
+            assert (await b.wait_for(Content)).body == b"1"
+            await b.wait_for(basic.Ack)
 
     simulate(1, scenario)
 

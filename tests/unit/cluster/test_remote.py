@@ -4,9 +4,10 @@ import random
 
 import pytest
 
+from amqpbroker.cluster import queue_frames as frames
 from amqpbroker.cluster.wire import OUTBOX_BYTES_HIGH
 from amqpbroker.definitions import QueueDefinition
-from amqpbroker.errors import NotFound
+from amqpbroker.errors import InternalError, NotFound
 from amqpbroker.queues.queue import Outcome, Pending, QueueStat
 from amqpbroker.testing.fakes import CreditPool, FakeConsumer, HeldLog, fake_origin, numbered
 from amqpbroker.testing.remote_queues import Asker, Holder
@@ -33,6 +34,122 @@ def failed(pending: Pending[object]) -> list[Exception]:
     errors: list[Exception] = []
     pending.otherwise = errors.append
     return errors
+
+
+# -- a holder that has not heard of a queue yet --------------------------------------------------
+
+
+@pytest.fixture
+def news(holder: Holder) -> list[Pending[None]]:
+    """What the holder waits for until it knows all; it has not heard of queue ``q``."""
+    waiting: list[Pending[None]] = []
+
+    def catch_up() -> Pending[None]:
+        waiting.append(Pending())
+        return waiting[-1]
+
+    holder.serving.catch_up = catch_up
+    del holder.queues[DEFINITION.log_id]
+    return waiting
+
+
+def test_what_is_asked_of_a_queue_waits_until_its_holder_has_heard_of_it(
+    holder: Holder, news: list[Pending[None]]
+) -> None:
+    asker = holder.dial()
+    queue, other = asker.open(DEFINITION), asker.open(OTHER)
+    queue.publish(fake_origin(), numbered(3))
+    holder.settle()
+    consumer = FakeConsumer(credit=2)
+    queue.consume(consumer)
+    queue.publish(fake_origin(), numbered(5)[3:])
+    stats: list[QueueStat] = []
+    queue.stat().then = stats.append
+    other.publish(fake_origin(), numbered(1))
+    holder.settle()
+    assert (queue.committed, other.committed, len(news)) == (0, 1, 1)
+
+    held = holder.open(DEFINITION)
+    holder.settle()
+    assert queue.committed == 0, "what comes later stays behind what waits"
+    news[0].resolve(None)
+    holder.settle()
+
+    assert (queue.committed, queue.refused) == (5, [])
+    assert stats == [QueueStat(ready=5, unsettled=0, consumers=1)]
+    assert consumer.raws == numbered(2)
+    queue.publish(fake_origin(), numbered(1))
+    holder.settle()
+    assert (queue.committed, held.stat().ready, len(news)) == (6, 4, 1)
+
+
+@pytest.mark.parametrize("knows", [True, False])
+def test_when_the_holder_knows_all_and_has_no_such_queue_there_is_none(
+    holder: Holder, news: list[Pending[None]], knows: bool
+) -> None:
+    queue = holder.dial().open(DEFINITION)
+    queue.publish(fake_origin(), numbered(3))
+    errors = failed(queue.get(no_ack=True))
+    holder.settle()
+    assert errors == []
+
+    if knows:
+        news[0].resolve(None)
+    else:
+        news[0].fail(InternalError("etcd is away"))
+    holder.settle()
+
+    assert [type(error) for error in errors] == [NotFound]
+    assert (queue.committed, queue.refused) == (3, [range(3)])
+
+
+def test_much_that_waits_is_done_in_several_turns(
+    holder: Holder, news: list[Pending[None]]
+) -> None:
+    asker = holder.dial()
+    queue = asker.open(DEFINITION)
+    for number in range(100):
+        queue.publish(fake_origin(ttl_ms=number), numbered(1))
+    holder.settle()
+    holder.open(DEFINITION)
+    news[0].resolve(None)
+
+    before = holder.keeper.turn.number
+    holder.settle()
+
+    assert queue.committed == 100
+    assert holder.keeper.turn.number > before + 3
+
+
+def test_nothing_of_what_waits_is_done_when_the_stream_has_broken(
+    holder: Holder, news: list[Pending[None]]
+) -> None:
+    asker = holder.dial()
+    queue = asker.open(DEFINITION)
+    queue.publish(fake_origin(), numbered(3))
+    holder.settle()
+    asker.stream.cut()
+    held = holder.open(DEFINITION)
+
+    news[0].resolve(None)
+    holder.settle()
+
+    assert held.stat().ready == 0
+
+
+def test_what_makes_no_sense_breaks_the_stream_though_it_had_to_wait(
+    holder: Holder, news: list[Pending[None]]
+) -> None:
+    asker = holder.dial()
+    asker.open(DEFINITION)
+    serving = asker.stream.serving
+    payload = b"".join(frames.encode_publish(7, 1, None, [fake_origin()], [b"second"]))
+    holder.serving.frame(serving, frames.PUBLISH, payload)
+
+    news[0].resolve(None)
+    holder.settle()
+
+    assert not serving.is_up
 
 
 # -- streams come and go -------------------------------------------------------------------------

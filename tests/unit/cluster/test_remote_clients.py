@@ -62,6 +62,19 @@ def test_a_queue_says_what_it_has_wherever_it_is_asked(nodes: Nodes, peer: Peer)
     assert empty.name == "Basic.GetEmpty"
 
 
+def test_of_two_who_declare_a_queue_at_once_the_later_is_told_what_is_in_it(nodes: Nodes) -> None:
+    first, second = nodes.peer("a"), nodes.peer("b")
+    first.send(queue.Declare(queue="a.q"))
+    second.send(queue.Declare(queue="a.q"))
+    assert nodes.council.decide()
+    assert nodes.council.catch_up(nodes.brokers["rabbit@a"])
+    first.publish("a.q", b"1", b"2")
+
+    [declare_ok] = nodes.ask(second)
+
+    assert (declare_ok.message_count, declare_ok.consumer_count) == (2, 0)
+
+
 def test_a_queue_is_deleted_from_any_node_if_it_may_be(nodes: Nodes, peer: Peer) -> None:
     consumer = nodes.peer("c")
     nodes.ask(consumer, basic.Qos(prefetch_count=1))

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 _FRAME_MESSAGES_MAX = 1024
 _FRAME_BYTES_MAX = 256 * 1024
-_STREAM_INDEXES = 1 << 48
-"""Indexes of a log that a stream has room for."""
+_STREAM_INDEXES = 1 << 64
+"""No index of a log is as high."""
 _REFUSALS_MAX = 16
 _NOTHING = QueueNumbers(0, 0, 0)
 

@@ -55,7 +55,9 @@ class ClassicQueue(Queue):
         self._awaiting_commit: dict[Callable[[], None], None] = {}
         highest: int | None = arguments.get("x-max-priority")
         self._ready: Ready = (
-            Line(log.fresh_from) if highest is None else Priorities(log, max(1, highest))
+            Line(log.fresh_from, log.readable)
+            if highest is None
+            else Priorities(log, max(1, highest))
         )
         self._ttl_ms: int | None = arguments.get("x-message-ttl")
         self._is_plain = highest is None and self._ttl_ms is None
@@ -65,10 +67,12 @@ class ClassicQueue(Queue):
         self._lease: Lease | None = None
         if "x-expires" in arguments:
             self._lease = Lease(arguments["x-expires"], keeper, self._is_used, self._report_unused)
+        self._recovering = list(log.recovered)
+        """What was there when the log was opened, and is not readable yet."""
         log.on_advance = self._log_advanced
+        log.on_skip = self._log_skipped
         if log.recovered:
-            for run in log.recovered:
-                self._ready.recover(run)
+            self._recover()
             self._expiry = Expiry(self._ready, log, keeper)
             self._drop_expired()
 
@@ -122,7 +126,23 @@ class ClassicQueue(Queue):
     def when_committed(self, call: Callable[[], None]) -> None:
         self._awaiting_commit[call] = None
 
+    def _recover(self) -> None:
+        """Have wait what is readable of that which was there when the log was opened."""
+        recovering, readable = self._recovering, self._log.readable
+        while recovering and recovering[0].start < readable:
+            run = recovering.pop(0)
+            if run.stop > readable:
+                recovering.insert(0, range(readable, run.stop))
+                run = range(run.start, readable)
+            self._ready.recover(run)
+
+    def _log_skipped(self, gap: range) -> None:
+        self._end_at_first += len(gap)
+        self._ready.skip(gap)
+
     def _log_advanced(self) -> None:
+        if self._recovering:
+            self._recover()
         calls, self._awaiting_commit = self._awaiting_commit, {}
         for call in calls:
             call()
@@ -331,11 +351,14 @@ class ClassicQueue(Queue):
         count = self._ready.count(log.readable)
         # Whoever remembers a way to the queue keeps it, but none of its messages.
         self._log, self._ready = DeletedLog(log.end), Line(log.end)
+        self._recovering.clear()
         consumers, self._consumers, self._rota = list(self._consumers), {}, Rota()
         for consumer in consumers:
             consumer.cancelled()
         self._log_advanced()  # Nobody waits for the commit of a message that is gone.
-        log.on_advance = None  # Nothing leads in a circle: the queue is freed at once.
+        log.on_advance = log.on_skip = (
+            None  # Nothing leads in a circle: the queue is freed at once.
+        )
         log.delete()
         self._end_timers()
         return count

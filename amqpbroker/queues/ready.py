@@ -26,6 +26,10 @@ class Ready(ABC):
         """Note that messages of one priority were appended to the log."""
 
     @abstractmethod
+    def skip(self, gap: range) -> None:
+        """Note that the log has jumped: nothing lies in ``gap``, behind all that was added."""
+
+    @abstractmethod
     def count(self, readable: int) -> int:
         """How many wait, of those below ``readable``."""
 
@@ -140,26 +144,51 @@ class Returned:
 
 
 class Line(Returned, Ready):
-    """All messages in one line: fresh ones lie between a cursor and the log's readable mark."""
+    """All messages in one line: fresh ones lie between a cursor and the log's readable mark.
 
-    def __init__(self, start: int = 0) -> None:
+    Those below ``fresh_from`` are not; they come by `recover`, if the log has them. ``readable`` is
+    its mark, if that is lower.
+    """
+
+    def __init__(self, fresh_from: int = 0, readable: int | None = None) -> None:
         super().__init__()
-        self._cursor = start
+        self._fresh_from = self._cursor = fresh_from
+        self._gaps: list[range] = []  # At the cursor, or behind it.
+        if readable is not None and readable < fresh_from:
+            self._cursor = readable
+            self._gaps.append(range(readable, fresh_from))
 
     def add(self, start: int, stop: int, priority: int) -> None:
         """Nothing to note: they lie behind the cursor."""
 
+    def skip(self, gap: range) -> None:
+        self._gaps.append(gap)
+
+    def _fresh_stop(self, readable: int) -> int:
+        """Where the fresh ones end that lie together at the cursor, which passes gaps before."""
+        gaps = self._gaps
+        while gaps and gaps[0].start == self._cursor and gaps[0].stop <= readable:
+            self._cursor = gaps.pop(0).stop
+        return min(readable, gaps[0].start) if gaps else readable
+
     def count(self, readable: int) -> int:
-        return self.returned + readable - self._cursor
+        count = self.returned + readable - self._cursor
+        for gap in self._gaps:
+            count -= len(range(gap.start, min(gap.stop, readable)))
+        return count
 
     def first(self, readable: int) -> int | None:
         if self.returned:
             return self.first_returned()
+        if self._gaps:
+            readable = self._fresh_stop(readable)
         return self._cursor if self._cursor < readable else None
 
     def take(self, readable: int, limit: int) -> tuple[range, bool]:
         if self.returned:
             return self.take_returned(limit), True
+        if self._gaps:
+            readable = self._fresh_stop(readable)
         start = self._cursor
         self._cursor = min(readable, start + limit)
         return range(start, self._cursor), False
@@ -174,15 +203,15 @@ class Line(Returned, Ready):
             self._cursor = run.start
 
     def recover(self, run: range) -> None:
-        delivered = range(run.start, min(run.stop, self._cursor))
+        delivered = range(run.start, min(run.stop, self._fresh_from))
         if delivered:
             self.give_back(delivered)
 
     def clear(self, readable: int) -> list[range]:
         runs = self.clear_returned()
-        if self._cursor < readable:
-            runs.append(range(self._cursor, readable))
-        self._cursor = readable
+        while (stop := self._fresh_stop(readable)) > self._cursor:
+            runs.append(range(self._cursor, stop))
+            self._cursor = stop
         return runs
 
 
@@ -210,6 +239,9 @@ class Priorities(Ready):
 
     def add(self, start: int, stop: int, priority: int) -> None:
         self._unreadable.append((range(start, stop), min(priority, self._highest)))
+
+    def skip(self, gap: range) -> None:
+        """Nothing to note: what lies behind it is added as such."""
 
     def _admit(self, readable: int) -> None:
         """Line up what has become readable."""

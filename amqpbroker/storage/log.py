@@ -1,9 +1,9 @@
 """The log under every queue.
 
 A log is the messages of a queue in order, each with an index that counts up by one from 0 and never
-comes again. It has two marks: what lies below ``readable`` may be delivered, what lies below
-``committed`` may be confirmed. In memory both follow the end at once; on disk, or with mirrors,
-they lag behind.
+comes again; it may jump ahead. It has two marks: what lies below ``readable`` may be delivered,
+what lies below ``committed`` may be confirmed. In memory both follow the end at once; on disk, or
+with mirrors, they lag behind.
 
 Two things are dear with a long backlog in Python: an object per message, and the garbage
 collector's walk over them. `MemoryLog` therefore keeps messages in chunks of up to `CHUNK_MAX`, or
@@ -42,6 +42,8 @@ class Log(ABC):
     readable: int
     committed: int
     on_advance: Callable[[], None] | None = None
+    on_skip: Callable[[range], None] | None = None
+    """Called when the log has jumped, with the indexes that it has left out."""
     recovered: Sequence[range] = ()
     """Messages that were there when the log was opened; of another life of the node."""
     fresh_from: int = 0
@@ -50,6 +52,14 @@ class Log(ABC):
     @abstractmethod
     def append(self, origin: Origin, raws: list[bytes]) -> int:
         """Add a run of messages; the new end."""
+
+    @abstractmethod
+    def skip_to(self, index: int) -> None:
+        """Go on at ``index``, the end or beyond: nothing lies in between, and nothing ever will.
+
+        Marks that stood at the end do so again. If no queue stands on the log, what it has counts
+        as delivered.
+        """
 
     @abstractmethod
     def read(self, indexes: range) -> Batch:
@@ -91,6 +101,9 @@ class DeletedLog(Log):
         self.end = self.committed = self.end + len(raws)
         return self.end
 
+    def skip_to(self, index: int) -> None:
+        self.end = self.committed = index
+
     def read(self, indexes: range) -> Batch:
         raise AssertionError("there is nothing to read")
 
@@ -102,7 +115,7 @@ class DeletedLog(Log):
 
 
 class Chunk:
-    """Neighbouring messages: the first has index ``base``, the last one comes before ``stop``.
+    """Messages that lie together: the first has index ``base``, the last one comes before ``stop``.
 
     Of ``count`` messages that came here ``live`` are not settled; the others have empty octets in
     ``raws``. ``size_bytes`` is what they all had when they came. What a log on
@@ -232,6 +245,22 @@ class MemoryLog(Log):
             self._bases.append(full.base)
         end = full.base + full.count
         self._last = Chunk(end, end + CHUNK_MAX)
+
+    def skip_to(self, index: int) -> None:
+        end, last = self.end, self._last
+        assert index >= end, (index, end)
+        if index == end:
+            return
+        if last.live:
+            self._next_chunk(last)
+        self._last = Chunk(index, index + last.stop - end)
+        self.end = self.fresh_from = index
+        if self.readable == end:
+            self.readable = index
+        if self.committed == end:
+            self.committed = index
+        if self.on_skip is not None:
+            self.on_skip(range(end, index))
 
     def _chunk_of(self, index: int) -> Chunk:
         chunk = self._last

@@ -40,6 +40,13 @@ class LogModel:
         assert self.log.append(origin, raws) == self.log.end == end + len(raws)
         self.messages.update((end + i, (origin, raw)) for i, raw in enumerate(raws))
 
+    def skip_to(self, index: int) -> None:
+        """Have the log jump, and see that its marks do so that stood at the end."""
+        log = self.log
+        marks = [index if mark == log.end else mark for mark in (log.readable, log.committed)]
+        log.skip_to(index)
+        assert [log.end, log.readable, log.committed] == [index, *marks]
+
     def run_from(self, place: int, step: int, count: int) -> range:
         """A run of readable messages: it begins at the ``place``-th, and has ``count`` at most."""
         there = [index for index in self.messages if index < self.log.readable]
@@ -213,6 +220,53 @@ class LogContract(ABC):
         self.catch_up(log)
         assert log.read(range(10, 11)).raws == [b"later"]
 
+    def test_a_log_that_jumps_goes_on_there(self) -> None:
+        far = (5 << 44) + 7
+        for before in (0, 1, CHUNK_MAX - 1, CHUNK_MAX, CHUNK_MAX + 1):
+            model = LogModel(self.open())
+            gaps: list[range] = []
+            model.log.on_skip = gaps.append
+            if before:
+                model.append(fake_origin(), numbered(before))
+            self.catch_up(model.log)
+            model.skip_to(before)
+            model.skip_to(far)
+            model.append(fake_origin(), numbered(3))
+            model.skip_to(far + 13)
+            model.append(fake_origin(), numbered(2 * CHUNK_MAX, 3))
+            self.catch_up(model.log)
+
+            assert model.log.committed == model.log.end == far + 13 + 2 * CHUNK_MAX
+            assert gaps == [range(before, far), range(far + 3, far + 13)]
+            for run in (range(before), range(far, far + 3), range(far + 13, model.log.end)):
+                model.read(run)
+                model.settle(run[1::2])
+                model.read(run[::2])
+                model.settle(run[::2])
+
+    def test_a_log_jumps_when_all_is_settled(self) -> None:
+        model = LogModel(self.open())
+        model.append(fake_origin(), numbered(10))
+        self.catch_up(model.log)
+        model.settle(range(10))
+
+        model.skip_to(1 << 50)
+        model.append(fake_origin(), numbered(3))
+        self.catch_up(model.log)
+
+        model.read(range(1 << 50, (1 << 50) + 3))
+
+    def test_a_run_may_reach_over_a_jump(self) -> None:
+        model = LogModel(self.open())
+        model.append(fake_origin(), numbered(10))
+        self.catch_up(model.log)
+        model.skip_to(15)
+        model.append(fake_origin(), numbered(10))
+        self.catch_up(model.log)
+
+        model.read(range(3, 24, 6))
+        model.settle(range(3, 24, 6))
+
     def test_nothing_is_kept_of_messages_that_are_settled(self) -> None:
         log = self.open()
         origin = fake_origin()
@@ -233,7 +287,7 @@ class LogContract(ABC):
             model = LogModel(self.open())
             for _ in range(_STEPS):
                 run = model.run_from(rng.randrange(1 << 16), rng.randint(1, 3), rng.randint(1, 999))
-                match rng.randrange(4):
+                match rng.randrange(5):
                     case 0:
                         model.append(fake_origin(), numbered(rng.choice((1, 2, 700))))
                         self.catch_up(model.log)
@@ -241,5 +295,7 @@ class LogContract(ABC):
                         model.read(run)
                     case 2:
                         model.origins(run)
+                    case 3:
+                        model.skip_to(model.log.end + rng.choice((0, 0, 1, 5, 3000)))
                     case _:
                         model.settle(run)

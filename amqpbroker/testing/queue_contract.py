@@ -481,6 +481,43 @@ class QueueContract(QueueSetUp):
         assert stat_of(queue).ready == 2
         assert queue.purge() == 2
 
+    @pytest.mark.parametrize("arguments", [{}, {"x-max-priority": 5}, {"x-message-ttl": 1000}])
+    def test_a_queue_goes_on_across_the_jumps_of_its_log(self, arguments: Arguments) -> None:
+        log = HeldLog()
+        log.skip_to((5 << 44) + 7)
+        queue, keeper = self.set_up(arguments, log)
+        consumer = FakeConsumer()
+        raws = numbered(12)
+        queue.publish(fake_origin(), raws[:3])
+        log.skip_to(6 << 44)
+        end = queue.publish(fake_origin(), raws[3:9])
+        log.advance((6 << 44) - 1, (6 << 44) - 1)
+        assert stat_of(queue).ready == 3
+        log.advance(log.end, log.end)
+        assert queue.committed == end
+        assert stat_of(queue).ready == 9
+        log.skip_to(log.end + 10)
+        queue.publish(fake_origin(), raws[9:])
+        log.advance(log.end, log.end)
+        assert stat_of(queue).ready == 12
+
+        queue.consume(consumer)
+        keeper.hand_out()
+        assert consumer.raws == raws
+        for index in consumer.indexes[1::2]:
+            queue.settle(range(index, index + 1), Outcome.REQUEUE)
+        for index in consumer.indexes[::2]:
+            queue.settle(range(index, index + 1), Outcome.ACK)
+        keeper.hand_out()
+
+        assert consumer.raws == raws + raws[1::2]
+        assert [taken.redelivered for taken in consumer.taken] == [False] * 12 + [True] * 6
+        log.skip_to(7 << 44)
+        queue.cancel(consumer)
+        queue.publish(fake_origin(), numbered(2))
+        log.advance(log.end, log.end)
+        assert queue.purge() == 2
+
     def test_committed_follows_the_log(self) -> None:
         log = HeldLog()
         queue, _ = self.set_up(log=log)

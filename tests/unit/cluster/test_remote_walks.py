@@ -61,6 +61,8 @@ class Walk:
         self.no_acks = no_acks
         self.holder = Holder()
         self.log = HeldLog() if self.rng.random() < 0.5 else MemoryLog()
+        if self.rng.random() < 0.5:
+            self.log.skip_to((5 << 44) + 7)
         self.held = self.holder.open(DEFINITION, self.log)
         self.askers: list[Asker] = [self.holder.dial() for _ in range(askers)]
         self.queues: list[Queue] = [self.held, *[asker.open(DEFINITION) for asker in self.askers]]
@@ -210,7 +212,9 @@ class Walk:
             self.abandon(rng.choice(lost))  # Who needs no acks loses what is on its way.
         elif dice < 0.82:
             self.commit()
-        elif dice < 0.85 and self.breaks:
+        elif dice < 0.83:
+            self.log.skip_to(self.log.end + rng.choice((0, 1, 3000, 1 << 44)))
+        elif dice < 0.86 and self.breaks:
             self.break_stream(rng.choice(self.askers))
         else:
             for asker in rng.sample(self.askers, rng.randint(1, len(self.askers))):

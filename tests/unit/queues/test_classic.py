@@ -11,7 +11,14 @@ from amqpbroker.queues.classic import ClassicQueue, ClassicQueues
 from amqpbroker.queues.queue import Keeper, Outcome, Queue
 from amqpbroker.storage.log import Log, MemoryLog
 from amqpbroker.storage.runs import runs_of
-from amqpbroker.testing.fakes import CreditPool, FakeConsumer, FakeKeeper, fake_origin, numbered
+from amqpbroker.testing.fakes import (
+    CreditPool,
+    FakeConsumer,
+    FakeKeeper,
+    HeldLog,
+    fake_origin,
+    numbered,
+)
 from amqpbroker.testing.queue_contract import QueueContract
 from amqpbroker.testing.queue_time_contract import QueueTimeContract
 
@@ -107,6 +114,40 @@ def test_queues_of_the_type_live_in_memory() -> None:
 
     assert queue.definition is definition
     assert queue.publish(fake_origin(), numbered(2)) == queue.committed == 2
+
+    @pytest.mark.parametrize("arguments", [{}, {"x-max-priority": 5}])
+    def test_messages_of_another_life_wait_until_they_are_readable(
+        self, arguments: Arguments
+    ) -> None:
+        log = HeldLog()
+        log.append(fake_origin(), numbered(10))
+        log.advance(3, 3)
+        log.recovered, log.fresh_from = [range(10)], 10
+        definition, keeper = QueueDefinition("/", "q", arguments=arguments), FakeKeeper()
+        queue = ClassicQueue(definition, log, keeper)
+        log.skip_to(1 << 44)
+        queue.publish(fake_origin(), numbered(2, 10))
+
+        assert queue.stat().ready == 3
+        log.advance(7, 7)
+        assert queue.stat().ready == 7
+        log.advance(log.end, log.end)
+        assert queue.stat().ready == 12
+        consumer = FakeConsumer()
+        queue.consume(consumer)
+        keeper.hand_out()
+
+        assert consumer.raws == numbered(12)
+        assert [taken.redelivered for taken in consumer.taken] == [True] * 10 + [False] * 2
+
+    def test_what_a_log_leaves_out_was_not_published(self) -> None:
+        log = MemoryLog()
+        queue = ClassicQueue(QueueDefinition("/", "q"), log, FakeKeeper())
+        queue.publish(fake_origin(), numbered(3))
+        log.skip_to(1 << 44)
+        queue.publish(fake_origin(), numbered(2))
+
+        assert queue.counts.published == 5
 
 
 class ClassicQueueMachine(RuleBasedStateMachine):

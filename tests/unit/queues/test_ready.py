@@ -6,6 +6,7 @@ import pytest
 
 from amqpbroker.queues.ready import Line, Priorities, Ready
 from amqpbroker.storage.log import MemoryLog
+from amqpbroker.storage.runs import runs_of
 from amqpbroker.testing.fakes import fake_origin
 
 
@@ -67,6 +68,59 @@ def test_runs_that_interleave_are_taken_in_order_whatever_they_are() -> None:
         runs = all_of(ready, 500, rng.choice((1, 3, 1024)))
 
         assert [index for run in runs for index in run] == sorted(given)
+
+
+def test_a_line_goes_on_across_the_jumps_of_its_log() -> None:
+    for seed in range(300):
+        rng = random.Random(seed)
+        fresh_from = rng.choice((0, 10))
+        readable = end = rng.choice((0, fresh_from))
+        line = Line(fresh_from, readable)
+        waiting, fresh, taken = set[int](), set[int](), set[int]()
+        if readable < fresh_from:  # The log jumps from the readable mark to where messages begin.
+            end = fresh_from
+        for _ in range(100):
+            there = {index for index in waiting | fresh if index < readable}
+            assert line.count(readable) == len(there)
+            first = None
+            if there:
+                first = min(waiting or there)
+            assert line.first(readable) == first, seed
+            match rng.randrange(6):
+                case 0:
+                    count = rng.randint(1, 20)
+                    fresh.update(range(end, end + count))
+                    end += count
+                case 1:
+                    gap = range(end, end + rng.choice((1, 10, 1 << 44)))
+                    line.skip(gap)
+                    if readable == end:
+                        readable = gap.stop
+                    end = gap.stop
+                case 2:
+                    readable = rng.choice((end, rng.randint(readable, end)))
+                case 3 if there:
+                    run, redelivered = line.take(readable, rng.randint(1, 30))
+                    assert redelivered is (run[0] in waiting)
+                    (waiting if redelivered else fresh).difference_update(run)
+                    assert run[0] == first
+                    assert there.issuperset(run)
+                    taken.update(run)
+                    if not redelivered and rng.random() < 0.5:
+                        rest = run[rng.randint(0, len(run) - 1) :]
+                        line.put_back(rest, redelivered)
+                        fresh.update(rest)
+                        taken.difference_update(rest)
+                case 4 if taken:
+                    run = rng.choice(runs_of(sorted(taken)))
+                    line.give_back(run)
+                    taken.difference_update(run)
+                    waiting.update(run)
+                case 5 if rng.random() < 0.1:
+                    runs = line.clear(readable)
+                    assert {index for run in runs for index in run} == there
+                    waiting.clear()
+                    fresh -= there
 
 
 def test_priorities_that_alternate_are_taken_in_runs_too() -> None:

@@ -11,6 +11,7 @@ shared the messages in turn, are merged as far as is about to be taken.
 
 from abc import ABC, abstractmethod
 from collections import deque
+from collections.abc import Iterator
 from heapq import heappop, heappush
 
 from amqpbroker.message import Origin
@@ -59,6 +60,10 @@ class Ready(ABC):
     @abstractmethod
     def recover(self, run: range) -> None:
         """Have neighbours of the node's life before wait; they may have been delivered then."""
+
+    @abstractmethod
+    def runs(self, readable: int) -> Iterator[range]:
+        """The runs that wait, of what lies below ``readable``, in any order."""
 
     @abstractmethod
     def clear(self, readable: int) -> list[range]:
@@ -134,6 +139,12 @@ class Returned:
         self.returned -= len(first)
         return first
 
+    def returned_runs(self) -> Iterator[range]:
+        """The runs that wait, in any order."""
+        yield from (run for _, run in self._heap)
+        if self._newest:
+            yield self._newest
+
     def clear_returned(self) -> list[range]:
         """Have nothing wait any more; returns the runs that did, in order."""
         self._lay_down()
@@ -206,6 +217,11 @@ class Line(Returned, Ready):
         delivered = range(run.start, min(run.stop, self._fresh_from))
         if delivered:
             self.give_back(delivered)
+
+    def runs(self, readable: int) -> Iterator[range]:
+        yield from self.returned_runs()
+        if self._cursor < readable:
+            yield range(self._cursor, readable)
 
     def clear(self, readable: int) -> list[range]:
         runs = self.clear_returned()
@@ -315,6 +331,12 @@ class Priorities(Ready):
 
     def recover(self, run: range) -> None:
         self.give_back(run)
+
+    def runs(self, readable: int) -> Iterator[range]:
+        self._admit(readable)
+        for level in self._levels.values():
+            yield from level.returned_runs()
+            yield from level.fresh
 
     def _priority(self, origin: Origin) -> int:
         return min(origin.traits.priority, self._highest)

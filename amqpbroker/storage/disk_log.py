@@ -310,6 +310,7 @@ class DiskLog(MemoryLog):
 
     def _drop(self, chunk: Chunk) -> None:
         """Let a chunk that lies in a segment leave memory."""
+        self._note_header(chunk)
         self._lighten(chunk)
         chunk.raws, chunk.origins = [], []
         chunk.packed, chunk.offsets = b"", None
@@ -516,6 +517,12 @@ class DiskLog(MemoryLog):
         read_end = max(self._read_end, self._read_before)
         return LogState(self.renewed_end, self.end, read_end, chunks), images
 
+    def _persistent(self, chunk: Chunk) -> int:
+        if chunk.origins or chunk.place is None:
+            return super()._persistent(chunk)
+        lasting = chunk.place.messages - chunk.place.transient
+        return chunk.live * lasting // chunk.place.messages
+
     # -- the start -----------------------------------------------------------------------------
 
     def recover(self, state: LogState, messages: dict[int, tuple[Origin, bytes]]) -> None:
@@ -546,6 +553,7 @@ class DiskLog(MemoryLog):
         """A chunk that lies in a segment."""
         chunk = Chunk(there.first, there.first + there.count)
         chunk.count, chunk.live, chunk.place = there.count, there.live, there.place
+        chunk.size_bytes = there.place.size * there.count // there.place.messages
         if there.gone is not None:
             chunk.gone = bytearray(there.gone.ljust(CHUNK_MAX, b"\0"))
         self._segments.keep(there.place, there.live)

@@ -18,6 +18,8 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from itertools import accumulate
 
+import attrs
+
 from amqpbroker.message import Batch, Origin
 from amqpbroker.storage.segments import Place
 
@@ -29,6 +31,22 @@ READ_BYTES_MAX = 256 * 1024
 """Octets that one `Log.read` gives, unless the first message is larger."""
 _PACKED_MESSAGE_BYTES_MAX = 4096
 _NOTHING = [b""] * CHUNK_MAX
+_BODY_SIZE = slice(11, 19)
+"""Where the first content frame of a message says how long the body is."""
+_HEADER_BYTES_MIN = 30
+"""What a message without properties takes beside its body."""
+_LOOKED_AT_MAX = 64
+"""Messages whose sizes are added up one by one."""
+
+
+@attrs.define
+class Bodies:
+    """What messages come to: octets of their bodies, and how much of that outlives the node."""
+
+    octets: int = 0
+    persistent: int = 0
+    """Messages."""
+    persistent_octets: int = 0
 
 
 class Log(ABC):
@@ -81,6 +99,19 @@ class Log(ABC):
     def settle(self, indexes: range) -> None:
         """Forget messages: each of them is settled once, and cannot be read any more."""
 
+    @abstractmethod
+    def bodies(self) -> Bodies:
+        """What all messages that are not settled come to.
+
+        A few messages are weighed one by one. Of many the sum is exact as long as those that lie
+        together have headers of the same size; on disk, bodies too, if some of them are settled.
+        To know better, each would have to be looked at, now or when it came.
+        """
+
+    @abstractmethod
+    def body_octets(self, indexes: range) -> int:
+        """What the messages at ``indexes`` come to, in octets; none of them is settled."""
+
     def flush_async(self, is_async: bool) -> None:  # noqa: B027 - in memory nothing is synced
         """From now on messages are committed before they are synced, or not any more."""
 
@@ -112,6 +143,12 @@ class DeletedLog(Log):
 
     def settle(self, indexes: range) -> None:
         """Nothing is left to forget."""
+
+    def bodies(self) -> Bodies:
+        return Bodies()
+
+    def body_octets(self, indexes: range) -> int:
+        return 0
 
 
 class Chunk:
@@ -196,6 +233,8 @@ class MemoryLog(Log):
         self._bases: list[int] = []
         self._last = Chunk(0, CHUNK_MAX - shift % CHUNK_MAX)
         self._read_end = 0
+        self._header_bytes = _HEADER_BYTES_MIN
+        """What a message takes beside its body; of the last that was looked at."""
 
     def append(self, origin: Origin, raws: list[bytes]) -> int:
         chunk = self._last
@@ -312,6 +351,90 @@ class MemoryLog(Log):
         else:
             del self._chunks[chunk.base]
             del self._bases[bisect_left(self._bases, chunk.base)]
+
+    # -- sizes ---------------------------------------------------------------------------------
+
+    def bodies(self) -> Bodies:
+        sums = Bodies()
+        for chunk in (*self._chunks.values(), self._last):
+            if 0 < chunk.live <= _LOOKED_AT_MAX and chunk.raws:
+                _look_at(chunk, sums)
+            elif chunk.live:
+                octets = self._without_headers(chunk, _octets(chunk), chunk.live)
+                persistent = self._persistent(chunk)
+                sums.octets += octets
+                sums.persistent += persistent
+                sums.persistent_octets += octets * persistent // chunk.live
+        return sums
+
+    def body_octets(self, indexes: range) -> int:
+        octets = 0
+        while indexes:
+            chunk = self._chunk_of(indexes[0])
+            here = _inside(indexes, chunk)
+            indexes = indexes[len(here) :]
+            if len(here) <= _LOOKED_AT_MAX and chunk.raws:
+                octets += sum(map(_body_octets, chunk.raws[_slice(here, chunk.base)]))
+            else:
+                octets += self._without_headers(chunk, _octets_at(chunk, here), len(here))
+        return octets
+
+    def _without_headers(self, chunk: Chunk, octets: int, count: int) -> int:
+        """What of ``octets`` is bodies, if so many messages of a chunk have them."""
+        self._note_header(chunk)
+        return max(0, octets - self._header_bytes * count)
+
+    def _note_header(self, chunk: Chunk) -> None:
+        """See what a message takes beside its body, if there is one in memory."""
+        first = chunk.packed[: chunk.offsets[1]] if chunk.offsets else b""
+        raw = first or next(filter(None, chunk.raws), b"")
+        if raw:
+            self._header_bytes = len(raw) - _body_octets(raw)
+
+    def _persistent(self, chunk: Chunk) -> int:
+        """How many messages of a chunk outlive the node, of those that are not settled."""
+        kinds = {origin.traits.persistent for origin in set(chunk.origins)}
+        if len(kinds) == 1:
+            return chunk.live if kinds == {True} else 0
+        there = [origin.traits.persistent for origin in chunk.origins]
+        return sum(there) * chunk.live // chunk.count
+
+
+def _body_octets(raw: bytes) -> int:
+    """What a message has, as it says itself; no more than there is."""
+    return min(int.from_bytes(raw[_BODY_SIZE]), len(raw))
+
+
+def _look_at(chunk: Chunk, sums: Bodies) -> None:
+    """Add up the messages of a chunk one by one."""
+    for origin, raw in zip(chunk.origins, chunk.raws, strict=True):
+        if raw:
+            octets = _body_octets(raw)
+            sums.octets += octets
+            if origin.traits.persistent:
+                sums.persistent += 1
+                sums.persistent_octets += octets
+
+
+def _octets(chunk: Chunk) -> int:
+    """What the messages of a chunk that are not settled come to, headers included."""
+    if chunk.live == chunk.count:
+        return chunk.size_bytes
+    if chunk.raws:
+        return sum(map(len, chunk.raws))
+    return chunk.size_bytes * chunk.live // chunk.count
+
+
+def _octets_at(chunk: Chunk, indexes: range) -> int:
+    """The same of some of them, which are not settled."""
+    if len(indexes) == chunk.live:
+        return _octets(chunk)
+    first, stop = indexes[0] - chunk.base, indexes[-1] - chunk.base + 1
+    if chunk.raws:
+        return sum(map(len, chunk.raws[first : stop : indexes.step]))
+    if chunk.offsets is not None and indexes.step == 1:
+        return chunk.offsets[stop] - chunk.offsets[first]
+    return chunk.size_bytes * len(indexes) // chunk.count
 
 
 def extend(chunk: Chunk, origin: Origin, raws: list[bytes], size_bytes: int) -> None:

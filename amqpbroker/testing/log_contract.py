@@ -10,6 +10,7 @@ import weakref
 from abc import ABC, abstractmethod
 
 from amqpbroker.message import Origin
+from amqpbroker.protocol.content import encode_content
 from amqpbroker.storage.log import CHUNK_BYTES_MAX, CHUNK_MAX, READ_BYTES_MAX, Log
 from amqpbroker.testing.fakes import fake_origin, numbered
 
@@ -299,3 +300,43 @@ class LogContract(ABC):
                         model.skip_to(model.log.end + rng.choice((0, 0, 1, 5, 3000)))
                     case _:
                         model.settle(run)
+
+    # -- sizes ---------------------------------------------------------------------------------
+
+    def test_what_messages_come_to_is_told_without_their_headers(self) -> None:
+        log = self.open()
+        lasting, passing = fake_origin(persistent=True), fake_origin()
+        log.append(lasting, contents(3 * CHUNK_MAX, 100))
+        log.append(passing, contents(CHUNK_MAX, 100))
+        self.catch_up(log)
+        count = 4 * CHUNK_MAX
+        bodies = log.bodies()
+        assert (bodies.octets, bodies.persistent) == (count * 100, 3 * CHUNK_MAX)
+        assert bodies.persistent_octets == 3 * CHUNK_MAX * 100
+
+        log.settle(range(10, 20))
+        log.settle(range(CHUNK_MAX + 1, CHUNK_MAX + 200, 2))
+        log.settle(range(2 * CHUNK_MAX, 3 * CHUNK_MAX))
+        left = count - 10 - 100 - CHUNK_MAX
+        assert log.bodies().octets == left * 100
+        assert log.body_octets(range(10)) == 1000
+        assert log.body_octets(range(CHUNK_MAX, CHUNK_MAX + 200, 2)) == 10_000
+        assert log.body_octets(range(20, 2 * CHUNK_MAX, CHUNK_MAX // 2)) == 400
+
+    def test_a_few_messages_are_weighed_one_by_one(self) -> None:
+        log = self.open()
+        for size in (1, 20, 300, 4000):
+            log.append(fake_origin(persistent=size > 100), contents(1, size))
+        self.catch_up(log)
+        assert log.bodies().octets == 4321
+        assert log.body_octets(range(1, 3)) == 320
+        log.settle(range(0, 4, 2))
+        assert log.bodies().octets == 4020
+        assert log.body_octets(range(1, 4, 2)) == 4020
+        log.settle(range(1, 4, 2))
+        assert log.bodies().octets == 0
+
+
+def contents(count: int, size: int) -> list[bytes]:
+    """Content frames of messages whose bodies have so many octets."""
+    return [encode_content(1, b"\0\0", bytes(size), 131072)] * count

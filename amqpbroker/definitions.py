@@ -168,6 +168,12 @@ class UserDefinition:
     password_hash: str
     tags: tuple[str, ...] = ()
     hashing_algorithm: str = "rabbit_password_hashing_sha256"
+    limits: dict[str, int] = attrs.field(factory=dict, hash=False)
+    """How many connections and channels it may have (``max-connections``, ``max-channels``)."""
+
+    def limit(self, name: str) -> int | None:
+        """One of them; None: there is none."""
+        return _limit(self.limits.get(name))
 
 
 def _pattern(_: Any, field: "attrs.Attribute[str]", value: str) -> None:
@@ -224,6 +230,40 @@ class PolicyDefinition:
     is_operator: bool = False
 
 
+@attrs.frozen
+class ParameterDefinition:
+    """What a component of the broker is told of a virtual host; RabbitMQ's runtime parameters."""
+
+    vhost: str
+    component: str
+    name: str
+    value: Any
+
+    def limit(self, name: str) -> int | None:
+        """One of the limits that it sets to its virtual host; None: there is none."""
+        return _limit(self.value.get(name))
+
+
+VHOST_LIMITS = "vhost-limits", "limits"
+"""Component and name of the parameter by which virtual hosts are limited."""
+
+
+def _limit(value: int | None) -> int | None:
+    """A limit as it was set: a negative one is none (RabbitMQ)."""
+    return None if value is None or value < 0 else value
+
+
+@attrs.frozen
+class GlobalParameterDefinition:
+    """What is said of the whole broker, by name; any value of JSON."""
+
+    name: str
+    value: Any
+
+
+CLUSTER_NAME = "cluster_name"
+"""The global parameter that says what clients and operators are told."""
+
 Definition = (
     VHostDefinition
     | ExchangeDefinition
@@ -233,6 +273,8 @@ Definition = (
     | PermissionDefinition
     | TopicPermissionDefinition
     | PolicyDefinition
+    | ParameterDefinition
+    | GlobalParameterDefinition
 )
 
 

@@ -13,14 +13,18 @@ from amqpbroker.broker.counts import Churn
 from amqpbroker.broker.deadlines import Deadlines
 from amqpbroker.broker.direct_reply import Replies
 from amqpbroker.broker.keeper import QueueKeeper
+from amqpbroker.broker.quotas import Quotas
 from amqpbroker.broker.turn import Turn
 from amqpbroker.broker.vhost import VHost
 from amqpbroker.cluster.coordinator import Coordinator, ForgetfulCoordinator
 from amqpbroker.definitions import (
+    CLUSTER_NAME,
     BindingDefinition,
     Change,
     Definition,
     ExchangeDefinition,
+    GlobalParameterDefinition,
+    ParameterDefinition,
     PermissionDefinition,
     PolicyDefinition,
     QueueDefinition,
@@ -96,9 +100,11 @@ class Broker:
         self.replies = Replies(name)
         self.vhosts: dict[str, VHost] = {}
         self.users: dict[str, UserDefinition] = {}
+        self.global_parameters: dict[str, GlobalParameterDefinition] = {}
         self._permissions: dict[tuple[str, str], PermissionDefinition] = {}
         self._topic_permissions: dict[tuple[str, str], dict[str, TopicPermissionDefinition]] = {}
         self.sessions: dict[Session, None] = {}
+        self.quotas = Quotas(self.sessions)
         self.held_sessions: dict[Session, None] = {}
         """Those that are not read for now."""
         self.uncommitted_bytes = 0
@@ -110,6 +116,12 @@ class Broker:
         """Begin with what a new node has."""
         for definition in first_definitions(user, password, self.world.random):
             self.submit(put(definition))
+
+    @property
+    def cluster_name(self) -> str | None:
+        """What the cluster is called, if somebody has said so."""
+        said = self.global_parameters.get(CLUSTER_NAME)
+        return None if said is None else str(said.value)
 
     # -- definitions ---------------------------------------------------------------------------
 
@@ -208,6 +220,12 @@ class Broker:
         del self._topic_permissions[definition.vhost, definition.user][definition.exchange]
         self._renew_access(definition.user)
 
+    def _put_global_parameter(self, definition: GlobalParameterDefinition) -> None:
+        self.global_parameters[definition.name] = definition
+
+    def _drop_global_parameter(self, definition: GlobalParameterDefinition) -> None:
+        del self.global_parameters[definition.name]
+
     # -- access --------------------------------------------------------------------------------
 
     def login(self, user: str, password: str, host: str) -> UserDefinition | None:
@@ -296,7 +314,7 @@ class Broker:
                 "per_consumer_qos": True,
                 "direct_reply_to": True,
             },
-            "cluster_name": self.name,
+            "cluster_name": self.cluster_name or self.name,
             "copyright": "the amqpbroker authors",
             "information": "Licensed under the Apache License 2.0",
             "platform": "Python",
@@ -335,6 +353,10 @@ _APPLIERS: dict[tuple[str, type], Callable[[Broker, Any], None]] = {
     ("delete", TopicPermissionDefinition): Broker._drop_topic_permission,
     ("put", PolicyDefinition): _in_vhost("put_policy"),
     ("delete", PolicyDefinition): _in_vhost("drop_policy"),
+    ("put", ParameterDefinition): _in_vhost("put_parameter"),
+    ("delete", ParameterDefinition): _in_vhost("drop_parameter"),
+    ("put", GlobalParameterDefinition): Broker._put_global_parameter,
+    ("delete", GlobalParameterDefinition): Broker._drop_global_parameter,
     ("put", ExchangeDefinition): _in_vhost("put_exchange"),
     ("delete", ExchangeDefinition): _in_vhost("drop_exchange"),
     ("put", QueueDefinition): _in_vhost("put_queue"),

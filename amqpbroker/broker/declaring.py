@@ -99,6 +99,9 @@ def declare_queue(asker: Asker, wanted: QueueDefinition) -> Declared | Pending[D
 def _check_new_queue(asker: Asker, wanted: QueueDefinition) -> None:
     """Whether there is room for one more, and its dead letters may go where it says."""
     vhost, limit = asker.vhost, asker.queues_max
+    said = asker.vhost.limit("max-queues")
+    if said is not None:
+        limit = min(limit, said)
     if len(vhost.queues) >= limit:
         raise PreconditionFailed(
             f"cannot declare queue '{wanted.name}': "

@@ -51,8 +51,8 @@ class PolicyKey:
         """What is wrong with a value; None if nothing is."""
         if self.is_valid(value):
             return None
-        shown = _shown(value)
-        return self.wrong.format(shown) if "{}" in self.wrong else f"{shown} {self.wrong}"
+        said = shown(value)
+        return self.wrong.format(said) if "{}" in self.wrong else f"{said} {self.wrong}"
 
 
 _NOT_CLASSIC = ("classic", "stream")
@@ -198,7 +198,7 @@ def check_policy(policy: PolicyDefinition) -> None:
 def _definition_fault(policy: PolicyDefinition) -> str | None:
     definition: object = policy.definition
     if not isinstance(definition, dict):
-        return f"definition must be a dictionary: {_shown(definition)}"
+        return f"definition must be a dictionary: {shown(definition)}"
     if not definition:
         return "no policy provided"
     for name, key in POLICY_KEYS.items():
@@ -214,7 +214,7 @@ def _definition_fault(policy: PolicyDefinition) -> str | None:
         if name not in POLICY_KEYS or (policy.is_operator and not POLICY_KEYS[name].is_operators)
     }
     if strange:
-        pairs = ",".join(f"{{{_shown(name)},{_shown(value)}}}" for name, value in strange.items())
+        pairs = ",".join(f"{{{shown(name)},{shown(value)}}}" for name, value in strange.items())
         return f"[{pairs}] are not recognised policy settings"
     return None
 
@@ -233,18 +233,16 @@ def _mirroring_fault(definition: dict[str, Any]) -> str | None:
         case "all" if "ha-params" in definition:
             return 'ha-mode="all" does not take parameters'
         case "exactly" if not _is_count(params, 1):
-            return f'ha-mode="exactly" takes an integer, {_shown(params, "none")} given'
+            return f'ha-mode="exactly" takes an integer, {shown(params, "none")} given'
         case "nodes" if not isinstance(params, list):
-            return f'ha-mode="nodes" takes a list, {_shown(params, "none")} given'
+            return f'ha-mode="nodes" takes a list, {shown(params, "none")} given'
         case "nodes" if not params:
             return 'ha-mode="nodes" list must be non-empty'
         case "nodes":
             assert isinstance(params, list)
             strange = [each for each in params if not isinstance(each, str)]
             if strange:
-                return (
-                    f'ha-mode="nodes" takes a list of strings, {_shown(strange)} was not a string'
-                )
+                return f'ha-mode="nodes" takes a list of strings, {shown(strange)} was not a string'
     return None
 
 
@@ -259,7 +257,7 @@ def _apply_to_fault(apply_to: object) -> str | None:
 
 def _pattern_fault(pattern: object) -> str | None:
     if not isinstance(pattern, str):
-        return f"pattern should be a binary but was {_shown(pattern)}"
+        return f"pattern should be a binary but was {shown(pattern)}"
     try:
         check_pattern(pattern, "pattern")
     except DefinitionError as error:
@@ -276,10 +274,10 @@ def _regex_fault(error: DefinitionError) -> str:
 def _priority_fault(priority: object) -> str | None:
     if isinstance(priority, int | float) and not isinstance(priority, bool):
         return None
-    return f"priority should be a number, actually was {_shown(priority)}"
+    return f"priority should be a number, actually was {shown(priority)}"
 
 
-def _shown(value: Any, nothing: str = "null") -> str:
+def shown(value: Any, nothing: str = "null") -> str:
     """A value of JSON as Erlang writes it."""
     match value:
         case None:
@@ -289,9 +287,9 @@ def _shown(value: Any, nothing: str = "null") -> str:
         case str():
             return f'<<"{value}">>'
         case list():
-            return f"[{','.join(_shown(each) for each in value)}]"
+            return f"[{','.join(shown(each) for each in value)}]"
         case dict():
-            pairs = ",".join(f"{_shown(name)} => {_shown(each)}" for name, each in value.items())
+            pairs = ",".join(f"{shown(name)} => {shown(each)}" for name, each in value.items())
             return f"#{{{pairs}}}"
         case _:
             return str(value)

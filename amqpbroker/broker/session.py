@@ -105,7 +105,7 @@ class Session:
         """Channels with consumers that wait for the outbox to drain."""
         self.own_queues: dict[Queue, None] = {}
         """Exclusive queues: they end with the session."""
-        self._blocked = self._is_closing = False
+        self._blocked = self._is_closing = self._is_entering = False
         self._rest: Publish | None = None
         self._due: deque[Channel] = deque()
         self._next_tick: Deadline | None = None
@@ -297,10 +297,40 @@ class Session:
         if vhost is None:
             raise NotAllowed(f"vhost {event.vhost} not found")
         assert self.user is not None
-        if not broker.may_enter(self.user.name, event.vhost):
-            raise NotAllowed(f"access to vhost '{event.vhost}' refused for user '{self.user.name}'")
+        asked = broker.quotas.enter(vhost, self.user)
+        if asked is None:
+            self._enter(event.vhost)
+            return
+        self._is_entering = True
+        self._look_what_holds()
+        asked.then = lambda _: self._go_in(lambda: self._enter(event.vhost))
+
+        def refuse(error: Exception) -> None:
+            def fail() -> None:
+                raise error
+
+            self._go_in(fail)
+
+        asked.otherwise = refuse
+
+    def _go_in(self, act: Callable[[], None]) -> None:
+        """It is known by now whether there is room for this connection."""
+        self._is_entering = False
+        if self in self.broker.sessions:
+            self.guard(None, _OPEN_INDEX, act)
+            self.release()
+            self.broker.turn.speak(self)
+
+    def _enter(self, name: str) -> None:
+        broker, vhost = self.broker, self.broker.vhosts.get(name)
+        if vhost is None:
+            raise NotAllowed(f"vhost {name} not found")
+        assert self.user is not None
+        if not broker.may_enter(self.user.name, name):
+            raise NotAllowed(f"access to vhost '{name}' refused for user '{self.user.name}'")
         self.vhost = vhost
         self.access = broker.access(self.user, vhost.name)
+        self._count_channels()
         self.connection.open_ok()
         broker.churn.connections_created += 1
         heartbeat_s = self.connection.heartbeat_s
@@ -313,9 +343,22 @@ class Session:
         if self.user is None or self.vhost is None:
             return
         self.user = self.broker.users[self.user.name]
+        self._count_channels()
         self.access = self.broker.access(self.user, self.vhost.name)
         for channel in self.channels.values():
             channel.publisher.forget_routes()
+
+    def _count_channels(self) -> None:
+        """See to the limit of channels that the user may have."""
+        assert self.user is not None
+        is_limited = self.user.limit("max-channels") is not None
+        self.connection.before_channel = self._before_channel if is_limited else None
+
+    def _before_channel(self) -> None:
+        assert self.user is not None
+        asked = self.broker.quotas.open_channel(self.user, self.broker.name)
+        if asked is not None:
+            asked.otherwise = lambda error: self._answer_fault(None, 0, error)
 
     @property
     def title(self) -> tuple[str, str, int]:
@@ -385,6 +428,7 @@ class Session:
         Full collections are rare in a node; a connection must not wait for one.
         """
         self._transmit = self._on_release = _nothing
+        self.connection.before_channel = None
         self.broker.held_sessions.pop(self, None)
 
     @property
@@ -423,15 +467,18 @@ class Session:
     def _look_what_holds(self) -> None:
         """See whether the peer may be read: asked when a batch begins, and when something grew."""
         limits = self.broker.limits
-        self.held = self.connection.state is State.RUNNING and (
-            self._blocked
-            or self._is_closing
-            or self.backlog_bytes > limits.replies_bytes_max
-            or (self.parked_bytes > limits.parked_bytes_max and not self._due)
-            or self.uncommitted_bytes > limits.uncommitted_connection_bytes_max
-            or (
-                self.uncommitted_bytes > 0
-                and self.broker.uncommitted_bytes > limits.uncommitted_node_bytes_max
+        self.held = self._is_entering or (
+            self.connection.state is State.RUNNING
+            and (
+                self._blocked
+                or self._is_closing
+                or self.backlog_bytes > limits.replies_bytes_max
+                or (self.parked_bytes > limits.parked_bytes_max and not self._due)
+                or self.uncommitted_bytes > limits.uncommitted_connection_bytes_max
+                or (
+                    self.uncommitted_bytes > 0
+                    and self.broker.uncommitted_bytes > limits.uncommitted_node_bytes_max
+                )
             )
         )
         if self.held:

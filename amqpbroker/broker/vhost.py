@@ -14,10 +14,12 @@ from amqpbroker.broker.decisions import Decisions, Wish
 from amqpbroker.broker.direct_reply import Replies
 from amqpbroker.broker.policy import Policies
 from amqpbroker.definitions import (
+    VHOST_LIMITS,
     Arguments,
     BindingDefinition,
     Change,
     ExchangeDefinition,
+    ParameterDefinition,
     PolicyDefinition,
     QueueDefinition,
     VHostDefinition,
@@ -65,6 +67,8 @@ class VHost:
         self.definition = definition
         self.name = definition.name
         self.policies = Policies()
+        self.parameters: dict[tuple[str, str], ParameterDefinition] = {}
+        """By component and name."""
         self.counts = VHostCounts()
         self.router = Router()
         self.queues: dict[str, Queue] = {}
@@ -282,6 +286,19 @@ class VHost:
     def _have_heeded(self, queues: Iterable[Queue]) -> None:
         for queue in queues:
             queue.heed(self.policies.of_queue(queue.definition).definition)
+
+    def put_parameter(self, definition: ParameterDefinition) -> None:
+        """Carry out a change."""
+        self.parameters[definition.component, definition.name] = definition
+
+    def drop_parameter(self, definition: ParameterDefinition) -> None:
+        """Carry out a change."""
+        del self.parameters[definition.component, definition.name]
+
+    def limit(self, name: str) -> int | None:
+        """A limit that was set for it (``max-connections``, ``max-queues``), if one was."""
+        said = self.parameters.get(VHOST_LIMITS)
+        return None if said is None else said.limit(name)
 
     def put_exchange(self, definition: ExchangeDefinition) -> None:
         """Carry out a change."""

@@ -10,6 +10,8 @@ from amqpbroker.definitions import (
     Change,
     Definition,
     ExchangeDefinition,
+    GlobalParameterDefinition,
+    ParameterDefinition,
     PermissionDefinition,
     PolicyDefinition,
     QueueDefinition,
@@ -28,6 +30,8 @@ _ORDER: tuple[type[Definition], ...] = (
     PermissionDefinition,
     TopicPermissionDefinition,
     PolicyDefinition,
+    ParameterDefinition,
+    GlobalParameterDefinition,
     ExchangeDefinition,
     QueueDefinition,
     BindingDefinition,
@@ -38,7 +42,7 @@ _ORDER: tuple[type[Definition], ...] = (
 def key_of(definition: Definition) -> Key:
     """What tells a definition from all others of its type."""
     match definition:
-        case VHostDefinition() | UserDefinition():
+        case VHostDefinition() | UserDefinition() | GlobalParameterDefinition():
             return (definition.name,)
         case ExchangeDefinition() | QueueDefinition():
             return definition.vhost, definition.name
@@ -50,6 +54,8 @@ def key_of(definition: Definition) -> Key:
             return definition.vhost, definition.user, definition.exchange
         case PolicyDefinition():
             return definition.vhost, definition.is_operator, definition.name
+        case ParameterDefinition():
+            return definition.vhost, definition.component, definition.name
 
 
 class Catalog:

@@ -25,6 +25,7 @@ from amqpbroker.definitions import (
     Change,
     Definition,
     ExchangeDefinition,
+    GlobalParameterDefinition,
     PermissionDefinition,
     QueueDefinition,
     TopicPermissionDefinition,
@@ -33,7 +34,7 @@ from amqpbroker.definitions import (
 )
 from amqpbroker.errors import Overtaken
 
-_INSIDE_VHOST = ("b", "q", "x", "pol", "oppol", "perm", "tperm")
+_INSIDE_VHOST = ("b", "q", "x", "pol", "oppol", "param", "perm", "tperm")
 
 
 @attrs.frozen
@@ -89,7 +90,7 @@ class Deeds:
 
     def _named(self, definition: Definition) -> Iterator[bytes]:
         """The keys of what a definition names and does not last without."""
-        if not isinstance(definition, VHostDefinition | UserDefinition):
+        if not isinstance(definition, VHostDefinition | UserDefinition | GlobalParameterDefinition):
             yield self._schema.path("vh", definition.vhost)
         if isinstance(definition, PermissionDefinition | TopicPermissionDefinition):
             yield self._schema.path("user", definition.user)

@@ -27,7 +27,7 @@ from amqpbroker.errors import DefinitionError
 
 log = logging.getLogger(__name__)
 
-_ORDER = ("vh", "user", "perm", "tperm", "pol", "oppol", "x", "ql", "q", "b")
+_ORDER = ("vh", "user", "perm", "tperm", "pol", "oppol", "param", "gparam", "x", "ql", "q", "b")
 """Kinds of keys, so that whatever one names comes before it."""
 
 Listener = Callable[[list[str], bytes | None], None]

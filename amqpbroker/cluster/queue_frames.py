@@ -266,6 +266,14 @@ class FindReply(msgspec.Struct, frozen=True, array_like=True, tag="find-reply"):
     address: str
 
 
+class Count(msgspec.Struct, frozen=True, array_like=True, tag="count"):
+    """Say how many connections or channels a virtual host or user has (`Quotas.count`)."""
+
+    number: int
+    what: str
+    name: str
+
+
 class Touch(msgspec.Struct, frozen=True, array_like=True, tag="touch"):
     """A queue was declared again. There is no answer."""
 
@@ -287,7 +295,7 @@ class Report(msgspec.Struct, frozen=True, array_like=True, tag="report"):
 
 
 Asked = Consume | Cancel | Get | Purge | Delete | Stat
-Question = Asked | FindReply | Touch | Leave | Report
+Question = Asked | FindReply | Count | Touch | Leave | Report
 
 
 class Done(msgspec.Struct, frozen=True, array_like=True, tag="done"):
@@ -347,7 +355,7 @@ _answers = msgspec.msgpack.Decoder(Answer)
 
 def queue_of(question: Question) -> int | None:
     """The one queue that a question is about; None: it is about several, or none."""
-    if isinstance(question, FindReply | Report):
+    if isinstance(question, FindReply | Count | Report):
         return None
     if isinstance(question, Stat):
         return question.queues[0] if len(question.queues) == 1 else None

@@ -25,7 +25,7 @@ from amqpbroker.cluster.remote_reply import (
     RemoteReply,
     address_prefix,
 )
-from amqpbroker.cluster.reports import Inquiry
+from amqpbroker.cluster.reports import Inquiry, Tally
 from amqpbroker.cluster.wire import Link, LinkUser
 from amqpbroker.definitions import QueueDefinition
 from amqpbroker.errors import LinkFault
@@ -179,6 +179,19 @@ class RemoteNode:
         self.link.send(frames.QUESTION, frames.encode_control(question))
         return found
 
+    def count(self, what: str, name: str) -> Pending[int]:
+        """How many connections or channels somebody has there; 0 when the stream breaks."""
+        number = self.next_number()
+        asked: Pending[int] = Pending()
+        found: Pending[int] = Pending()
+        asked.then = found.resolve
+        asked.otherwise = lambda _: found.resolve(0)
+        self.questions[number] = None, asked
+        assert self.link is not None
+        question = frames.Count(number, what, name)
+        self.link.send(frames.QUESTION, frames.encode_control(question))
+        return found
+
     # -- reports -------------------------------------------------------------------------------
 
     def inquire(self, what: str, about: Mapping[str, str]) -> Inquiry:
@@ -276,6 +289,11 @@ class RemoteQueues(QueueType, LinkUser):
         if node is None or len(address) > ADDRESS_MAX:
             return None
         return RemoteReply(node, address)
+
+    def count(self, what: str, name: str) -> Tally | None:
+        """How many connections or channels somebody has on all nodes that are there, if any is."""
+        counts = [node.count(what, name) for node in self.nodes.values() if node.is_up]
+        return Tally(counts) if counts else None
 
     def inquire(self, what: str, about: Mapping[str, str]) -> list[Inquiry]:
         """Ask all nodes that are there for a report."""

@@ -6,13 +6,14 @@ sends no more than the stream takes.
 """
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from amqpbroker.cluster import queue_frames as frames
 from amqpbroker.cluster.attachment import ServedStream
 from amqpbroker.cluster.wire import OUTBOX_BYTES_HIGH
 from amqpbroker.errors import AmqpError, InternalError
+from amqpbroker.queues.queue import Pending
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +51,29 @@ class Inquiry:
         """Nothing more will come."""
         self.is_over = self.has_failed = True
         self.on_news()
+
+
+class Tally(Pending[int]):
+    """The sum of ``counts``, none of which fails; `end` has it that there are no more of them."""
+
+    def __init__(self, counts: Sequence[Pending[int]]) -> None:
+        super().__init__()
+        self._sum = 0
+        self._left = len(counts)
+        for count in counts:
+            count.then = self._add
+
+    def _add(self, count: int) -> None:
+        self._sum += count
+        self._left -= 1
+        if not self._left:
+            self.resolve(self._sum)
+
+    def end(self) -> None:
+        """Who has not answered counts for nothing."""
+        if self._left > 0:
+            self._left = 0
+            self.resolve(self._sum)
 
 
 def _nothing() -> None:

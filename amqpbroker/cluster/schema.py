@@ -1,10 +1,12 @@
 """How a cluster's definitions lie in the store that its nodes share.
 
     /CLUSTER/v1/vh/VHOST                                {"description", "tags", …}
-    /CLUSTER/v1/user/USER                               {"hash", "tags", "algorithm"}
+    /CLUSTER/v1/user/USER                               {"hash", "tags", "algorithm", …}
     /CLUSTER/v1/perm/VHOST/USER                         {"configure", "write", "read"}
     /CLUSTER/v1/tperm/VHOST/USER/EXCHANGE               {"write", "read"}
     /CLUSTER/v1/pol|oppol/VHOST/NAME                    {"pattern", "definition", "priority", …}
+    /CLUSTER/v1/param/VHOST/COMPONENT/NAME              {"value"}
+    /CLUSTER/v1/gparam/NAME                             {"value"}
     /CLUSTER/v1/x/VHOST/NAME                            {"type", "durable", …, "args"}
     /CLUSTER/v1/q/VHOST/NAME                            {"id", "durable", …, "owner", "args"}
     /CLUSTER/v1/ql/ID                                   {"e": epoch, "l": leader, "isr", "r"}
@@ -30,6 +32,8 @@ from amqpbroker.definitions import (
     BindingDefinition,
     Definition,
     ExchangeDefinition,
+    GlobalParameterDefinition,
+    ParameterDefinition,
     PermissionDefinition,
     PolicyDefinition,
     QueueDefinition,
@@ -100,6 +104,10 @@ class Schema:
             case PolicyDefinition():
                 kind = "oppol" if definition.is_operator else "pol"
                 return self.path(kind, definition.vhost, definition.name)
+            case ParameterDefinition():
+                return self.path("param", definition.vhost, definition.component, definition.name)
+            case GlobalParameterDefinition():
+                return self.path("gparam", definition.name)
             case ExchangeDefinition():
                 return self.path("x", definition.vhost, definition.name)
             case QueueDefinition():
@@ -138,6 +146,7 @@ class Schema:
                     "hash": definition.password_hash,
                     "tags": definition.tags,
                     "algorithm": definition.hashing_algorithm,
+                    "limits": definition.limits,
                 }
             case PermissionDefinition():
                 fields = {
@@ -154,6 +163,8 @@ class Schema:
                     "priority": definition.priority,
                     "apply_to": definition.apply_to,
                 }
+            case ParameterDefinition() | GlobalParameterDefinition():
+                fields = {"value": plain(definition.value)}
             case ExchangeDefinition():
                 fields = {
                     "type": definition.type,
@@ -255,7 +266,8 @@ def _vhost(parts: Sequence[str], fields: _Fields) -> VHostDefinition:
 
 def _user(parts: Sequence[str], fields: _Fields) -> UserDefinition:
     (name,) = parts
-    return UserDefinition(name, fields["hash"], tuple(fields["tags"]), fields["algorithm"])
+    limits = fields.get("limits", {})
+    return UserDefinition(name, fields["hash"], tuple(fields["tags"]), fields["algorithm"], limits)
 
 
 def _permission(parts: Sequence[str], fields: _Fields) -> PermissionDefinition:
@@ -283,6 +295,16 @@ def _policy(parts: Sequence[str], fields: _Fields, is_operator: bool = False) ->
 
 def _operator_policy(parts: Sequence[str], fields: _Fields) -> PolicyDefinition:
     return _policy(parts, fields, is_operator=True)
+
+
+def _parameter(parts: Sequence[str], fields: _Fields) -> ParameterDefinition:
+    vhost, component, name = parts
+    return ParameterDefinition(vhost, component, name, fields["value"])
+
+
+def _global_parameter(parts: Sequence[str], fields: _Fields) -> GlobalParameterDefinition:
+    (name,) = parts
+    return GlobalParameterDefinition(name, fields["value"])
 
 
 def _exchange(parts: Sequence[str], fields: _Fields) -> ExchangeDefinition:
@@ -334,6 +356,8 @@ _DECODERS: dict[str, Any] = {
     "tperm": _topic_permission,
     "pol": _policy,
     "oppol": _operator_policy,
+    "param": _parameter,
+    "gparam": _global_parameter,
     "x": _exchange,
     "q": _queue,
     "b": _binding,

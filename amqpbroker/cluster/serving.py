@@ -44,6 +44,8 @@ class Serving(LinkUser):
     in use, or not empty), and returns the number of its ready messages.
     """
 
+    count: Callable[[str, str], int]
+    """How many connections or channels somebody has here; whoever knows sets it."""
     report: Reporter
     """Tells of what is not a queue; whoever can tell of it sets it."""
 
@@ -60,6 +62,7 @@ class Serving(LinkUser):
         self._turns = turns
         self._find = find
         self._delete = delete
+        self.count = lambda what, name: 0
         self.report = _nothing_to_report
         self._streams: dict[Link, ServedStream] = {}
 
@@ -224,6 +227,10 @@ class Serving(LinkUser):
         done = frames.Done(asked.number, int(self.reply_address(asked.address) is not None))
         stream.send(frames.ANSWER, frames.encode_control(done))
 
+    def _count_held(self, stream: ServedStream, asked: frames.Count) -> None:
+        done = frames.Done(asked.number, self.count(asked.what, asked.name))
+        stream.send(frames.ANSWER, frames.encode_control(done))
+
     def _numbers(self, queue_id: int, in_full: bool) -> frames.QueueNumbers | None:
         queue = self._find(queue_id)
         if queue is None:
@@ -259,6 +266,7 @@ _ACTS: dict[type, Callable[[Serving, ServedStream, Any], None]] = {
     frames.Delete: Serving._delete_queue,
     frames.Stat: Serving._stat,
     frames.FindReply: Serving._find_reply,
+    frames.Count: Serving._count_held,
     frames.Touch: Serving._touch,
     frames.Leave: Serving._leave,
     frames.Report: Serving._report,

@@ -153,7 +153,8 @@ class Call:
     @property
     def cluster_name(self) -> str:
         """What the cluster is called; a node by itself is one of its own name."""
-        return self.broker.name if self.cluster is None else self.cluster.name
+        own = self.broker.name if self.cluster is None else self.cluster.name
+        return self.broker.cluster_name or own
 
     def runs(self, node: str) -> bool:
         """Whether a node is up."""

@@ -14,16 +14,17 @@ from amqpbroker.broker.declaring import NOBODY
 from amqpbroker.broker.vhost import VHost, check_exchange_type
 from amqpbroker.definitions import (
     BindingDefinition,
+    Definition,
     ExchangeDefinition,
+    GlobalParameterDefinition,
     PermissionDefinition,
-    PolicyDefinition,
     QueueDefinition,
     TopicPermissionDefinition,
     VHostDefinition,
     put,
 )
 from amqpbroker.errors import AmqpError, DefinitionError
-from amqpbroker.management import identities, policies, rendering, topology
+from amqpbroker.management import identities, parameters, policies, rendering, topology
 from amqpbroker.management.call import Call, Fault, bad_request
 from amqpbroker.management.encoding import encode, table
 from amqpbroker.management.listing import Breather
@@ -39,10 +40,6 @@ _BINDING = (
     "routing_key",
     "arguments",
 )
-OPERATOR_POLICY = "operator_policy"
-"""The component whose parameters are the operator's policies."""
-_LEFT_OUT = ("vhost-limits",)
-"""Components that RabbitMQ has, and this broker does not heed: their parameters are passed over."""
 
 
 # -- out -----------------------------------------------------------------------------------------
@@ -75,9 +72,9 @@ def _sections(
         yield "vhosts", map(_vhost, vhosts)
         yield "permissions", map(rendering.record, broker.permissions())
         yield "topic_permissions", map(rendering.record, broker.topic_permissions())
-    yield "parameters", (each for vhost in vhosts for each in parameters(vhost))
+    yield "parameters", (each for vhost in vhosts for each in parameters.of_vhost(vhost))
     if with_users:
-        yield "global_parameters", [{"name": "cluster_name", "value": call.cluster_name}]
+        yield "global_parameters", map(rendering.record, broker.global_parameters.values())
     yield (
         "policies",
         (rendering.policy(each) for vhost in vhosts for each in vhost.policies.all()),
@@ -129,19 +126,6 @@ def _bindings(vhost: VHost) -> Iterable[BindingDefinition]:
             to_queue = binding.destination_type == "queue"
             if not to_queue or (queue is not None and not queue.definition.exclusive):
                 yield binding
-
-
-def parameters(vhost: VHost) -> Iterable[dict[str, Any]]:
-    """The parameters of a virtual host: the operator's policies are kept among them."""
-    for each in vhost.policies.all(is_operator=True):
-        policy = rendering.policy(each)
-        value = {name: policy[name] for name in ("pattern", "definition", "priority", "apply-to")}
-        yield {
-            "vhost": vhost.name,
-            "component": OPERATOR_POLICY,
-            "name": each.name,
-            "value": value,
-        }
 
 
 # -- in ------------------------------------------------------------------------------------------
@@ -278,28 +262,36 @@ def _take_binding(call: Call, thing: dict[str, Any]) -> Any:
 
 
 def _take_policy(call: Call, thing: dict[str, Any]) -> Any:
-    return _put_policy(call, thing, thing, is_operator=False)
-
-
-def _put_policy(call: Call, thing: dict[str, Any], value: dict[str, Any], is_operator: bool) -> Any:
-    vhost, name = _vhost_of(call, thing), thing["name"]
-    try:
-        policy: PolicyDefinition = policies.parse_policy(vhost.name, name, value, is_operator)
-    except DefinitionError as error:
-        text = html.escape(str(error), quote=False)
-        raise bad_request(f"{text} ({vhost.name}/{name})") from error
-    return call.broker.submit(put(policy))
+    vhost, name = _vhost_of(call, thing).name, thing["name"]
+    return _put(
+        call,
+        f"{vhost}/{name}",
+        lambda: policies.parse_policy(vhost, name, thing, is_operator=False),
+    )
 
 
 def _take_parameter(call: Call, thing: dict[str, Any]) -> Any:
-    component = thing["component"]
-    if component in _LEFT_OUT:
-        return None
-    if component != OPERATOR_POLICY:
-        vhost = _vhost_of(call, thing)
-        text = f"Validation failed\n\ncomponent {component} not found\n"
-        raise bad_request(f"{text} ({vhost.name}/{component}/{thing['name']})")
-    return _put_policy(call, thing, thing["value"], is_operator=True)
+    vhost, component, name = _vhost_of(call, thing).name, thing["component"], thing["name"]
+    value = thing["value"] or {}  # An object that is empty RabbitMQ writes as a list.
+    return _put(
+        call,
+        f"{vhost}/{component}/{name}",
+        lambda: parameters.parse_parameter(vhost, component, name, value),
+    )
+
+
+def _put(call: Call, what: str, parse: Callable[[], Definition]) -> Any:
+    """Put in place what ``parse`` makes of the document."""
+    try:
+        wanted = parse()
+    except DefinitionError as error:
+        text = html.escape(str(error), quote=False)
+        raise bad_request(f"{text} ({what})") from error
+    return call.broker.submit(put(wanted))
+
+
+def _take_global_parameter(call: Call, thing: dict[str, Any]) -> Any:
+    return call.broker.submit(put(GlobalParameterDefinition(thing["name"], thing["value"])))
 
 
 _TAKERS: dict[str, _Taker] = {
@@ -307,6 +299,7 @@ _TAKERS: dict[str, _Taker] = {
     "vhosts": _take_vhost,
     "permissions": _take_permission,
     "topic_permissions": _take_topic_permission,
+    "global_parameters": _take_global_parameter,
     "exchanges": _take_exchange,
     "policies": _take_policy,
     "parameters": _take_parameter,

@@ -14,9 +14,11 @@ from amqpbroker.definitions import (
     delete,
     put,
 )
+from amqpbroker.errors import DefinitionError
 from amqpbroker.management import rendering, totals
 from amqpbroker.management.call import Call, bad_request
 from amqpbroker.management.listing import Listing
+from amqpbroker.management.parameters import check_user_limits
 from amqpbroker.queues.queue import Pending
 
 _SHA_256 = next(iter(HASHING_ALGORITHMS))
@@ -152,7 +154,20 @@ def parse_user(broker: Broker, name: str, body: dict[str, Any]) -> UserDefinitio
         base64.b64decode(password_hash, validate=True)
     except binascii.Error:
         raise bad_request("password_hash is not in base64") from None
-    return UserDefinition(name, password_hash, tags, algorithm)
+    return UserDefinition(name, password_hash, tags, algorithm, _limits(broker, name, body))
+
+
+def _limits(broker: Broker, name: str, body: dict[str, Any]) -> dict[str, int]:
+    """The limits of a user: those that are asked for, else what there are. Raises `Fault`."""
+    there = broker.users.get(name)
+    if body.get("limits") is None:
+        return {} if there is None else there.limits
+    limits: dict[str, int] = body["limits"] or {}
+    try:
+        check_user_limits(limits)
+    except DefinitionError as error:
+        raise bad_request(str(error)) from error
+    return limits
 
 
 def delete_user(call: Call) -> Pending[None] | None:

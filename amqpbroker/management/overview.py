@@ -3,8 +3,10 @@
 from typing import Any
 
 from amqpbroker import __version__
+from amqpbroker.definitions import CLUSTER_NAME, GlobalParameterDefinition, put
 from amqpbroker.management import connections, elsewhere, totals
-from amqpbroker.management.call import Call
+from amqpbroker.management.call import Call, bad_request, not_authorised
+from amqpbroker.queues.queue import Pending
 from amqpbroker.routing.router import EXCHANGE_TYPES
 
 VERSION = "3.13.7"
@@ -131,6 +133,16 @@ async def _objects(call: Call, sums: totals.Sums) -> dict[str, int]:
 def cluster_name(call: Call) -> Any:
     """What the cluster is called."""
     return {"name": call.cluster_name}
+
+
+def put_cluster_name(call: Call) -> Pending[None] | None:
+    """Call the cluster something else."""
+    if not call.is_administrator:
+        raise not_authorised("Not administrator user")
+    [name] = call.fields("name")
+    if not isinstance(name, str):
+        raise bad_request("name must be a string")
+    return call.broker.submit(put(GlobalParameterDefinition(CLUSTER_NAME, name)))
 
 
 def extensions(call: Call) -> Any:

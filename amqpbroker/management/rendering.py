@@ -21,7 +21,7 @@ from amqpbroker.broker.vhost import VHost
 from amqpbroker.definitions import BindingDefinition, PolicyDefinition, UserDefinition
 from amqpbroker.management.call import Call
 from amqpbroker.management.encoding import table
-from amqpbroker.queues.queue import Queue, QueueCounts, QueueStat
+from amqpbroker.queues.queue import Queue, QueueCounts, QueueSizes, QueueStat
 from amqpbroker.routing.router import Exchange
 
 NO_COLLECTION = {
@@ -56,7 +56,7 @@ def user(definition: UserDefinition) -> dict[str, Any]:
         "password_hash": definition.password_hash,
         "hashing_algorithm": definition.hashing_algorithm,
         "tags": list(definition.tags),
-        "limits": {},
+        "limits": definition.limits,
     }
 
 
@@ -121,6 +121,21 @@ def messages(stat: QueueStat) -> dict[str, int]:
     }
 
 
+def _sizes(sizes: QueueSizes) -> dict[str, int]:
+    """What the messages of a queue come to, all of which are said to be in memory."""
+    message_bytes = sizes.ready_bytes + sizes.unsettled_bytes
+    return {
+        "messages_persistent": sizes.persistent,
+        "messages_paged_out": 0,
+        "message_bytes": message_bytes,
+        "message_bytes_ready": sizes.ready_bytes,
+        "message_bytes_unacknowledged": sizes.unsettled_bytes,
+        "message_bytes_ram": message_bytes,
+        "message_bytes_persistent": sizes.persistent_bytes,
+        "message_bytes_paged_out": 0,
+    }
+
+
 def queue_counts(counts: QueueCounts) -> dict[str, int]:
     """What went through a queue."""
     return {
@@ -182,14 +197,7 @@ def queue(call: Call, there: Queue) -> dict[str, Any] | None:
         "messages_ram": lengths["messages"],
         "messages_ready_ram": lengths["messages_ready"],
         "messages_unacknowledged_ram": lengths["messages_unacknowledged"],
-        "messages_persistent": 0,
-        "messages_paged_out": 0,
-        "message_bytes": 0,
-        "message_bytes_ready": 0,
-        "message_bytes_unacknowledged": 0,
-        "message_bytes_ram": 0,
-        "message_bytes_persistent": 0,
-        "message_bytes_paged_out": 0,
+        **_sizes(there.sizes()),
         "head_message_timestamp": None,
         "memory": 0,
         "reductions": 0,

@@ -10,6 +10,7 @@ from amqpbroker.management import (
     features,
     health,
     identities,
+    limits,
     messages,
     nodes,
     operations,
@@ -31,7 +32,7 @@ from amqpbroker.management.resource import Resource
 
 RESOURCES = (
     Resource("/overview", any_user, get=overview.overview),
-    Resource("/cluster-name", any_user, get=overview.cluster_name),
+    Resource("/cluster-name", any_user, get=overview.cluster_name, put=overview.put_cluster_name),
     Resource("/nodes", monitor, get=nodes.nodes),
     Resource("/nodes/{node}", monitor, get=nodes.node),
     Resource("/nodes/{node}/memory", monitor, get=nodes.memory),
@@ -51,25 +52,57 @@ RESOURCES = (
     ),
     *(
         Resource(path, policymaker, get=parameters.parameters)
-        for path in (
-            "/parameters",
-            "/parameters/{component}",
-            "/parameters/{component}/{vhost}",
-        )
+        for path in ("/parameters", "/parameters/{component}")
+    ),
+    Resource(
+        "/parameters/{component}/{vhost}",
+        policymaker,
+        get=parameters.parameters,
+        exists=identities.vhost_exists,
     ),
     Resource(
         "/parameters/{component}/{vhost}/{name}",
         policymaker,
         get=parameters.parameter,
         put=parameters.put_parameter,
+        delete=parameters.delete_parameter,
         exists=parameters.parameter_exists,
     ),
     Resource("/global-parameters", global_policymaker, get=parameters.global_parameters),
-    Resource("/global-parameters/{name}", global_policymaker, get=parameters.global_parameter),
-    Resource("/vhost-limits", vhost_observer, get=parameters.empty),
-    Resource("/vhost-limits/{vhost}", vhost_observer, get=parameters.empty),
-    Resource("/user-limits", vhost_observer, get=parameters.empty),
-    Resource("/user-limits/{user}", vhost_observer, get=parameters.empty),
+    Resource(
+        "/global-parameters/{name}",
+        global_policymaker,
+        get=parameters.global_parameter,
+        put=parameters.put_global_parameter,
+        delete=parameters.delete_global_parameter,
+        exists=parameters.global_parameter_exists,
+    ),
+    Resource("/vhost-limits", vhost_observer, get=limits.vhost_limits),
+    Resource(
+        "/vhost-limits/{vhost}",
+        vhost_observer,
+        get=limits.vhost_limits,
+        exists=identities.vhost_exists,
+    ),
+    Resource(
+        "/vhost-limits/{vhost}/{name}",
+        administrator,
+        put=limits.put_vhost_limit,
+        delete=limits.delete_vhost_limit,
+    ),
+    Resource("/user-limits", vhost_observer, get=limits.user_limits),
+    Resource(
+        "/user-limits/{user}",
+        vhost_observer,
+        get=limits.user_limits,
+        exists=identities.user_exists,
+    ),
+    Resource(
+        "/user-limits/{user}/{name}",
+        administrator,
+        put=limits.put_user_limit,
+        delete=limits.delete_user_limit,
+    ),
     Resource("/feature-flags", any_user, get=features.flags),
     Resource(
         "/feature-flags/{name}/enable",

@@ -115,6 +115,8 @@ class Connection(Intake):
         self.capabilities: dict[str, Any] = {}
         self.lingers = False
         """Whether the peer asked for the end: it goes first, and what it still sends is dropped."""
+        self.before_channel: Callable[[], None] | None = None
+        """Called before a channel is opened; raises what is against it."""
         self.outbox_bytes = 0
         self.received_bytes = self.received_count = 0
         """Octets that came, and in how many pieces; the same of those that were taken."""
@@ -370,6 +372,8 @@ class Connection(Intake):
             method = decode_method(payload)
             if not isinstance(method, commands.Channel.Open):
                 raise ChannelError("expected 'channel.open'", method.index)
+            if self.before_channel is not None:
+                self.before_channel()
             self._channels[number] = OpenChannel()
             self._send_method(number, commands.Channel.OpenOk())
             return ChannelOpened(number)

@@ -52,6 +52,8 @@ _LINKED_S_MAX = 3.0
 """How long a node waits for its links before it serves clients."""
 _LOOK_S = 0.02
 _COLLECT_S = 1.0
+_COUNTED_S_MAX = 1.0
+"""How long nodes that do not answer are waited for by who counts."""
 _STOP_S_MAX = 2.0
 _UNCLAIMED_S_MAX = 5.0
 """An exclusive queue belongs to its connection at once, or never."""
@@ -101,7 +103,9 @@ class Clustering:
         self._serving = Serving(broker.turn, queues.find, self._delete_queue)
         self._serving.reply_address = broker.replies.here.get
         self._serving.catch_up = self._coordinator.catch_up
+        self._serving.count = broker.quotas.count
         broker.replies.elsewhere = queues.remote.find_reply
+        broker.quotas.elsewhere = self._count_elsewhere
         linked = attrs.evolve(world, network=network)
         self._links = Links(linked, broker.turn, identity, queues.remote, self._serving)
         self._links.on_revision = lambda node, revision: self._coordinator.look()
@@ -250,6 +254,14 @@ class Clustering:
         vhost = self._broker.vhosts[queue.vhost]
         owner = vhost.queues[queue.name].owner
         return vhost.delete_queue(queue.name, owner, if_unused, if_empty)
+
+    def _count_elsewhere(self, what: str, name: str) -> Pending[int] | None:
+        """How many connections or channels somebody has on other nodes."""
+        tally = self._queues.remote.count(what, name)
+        if tally is not None:
+            now_s = self._world.clock.monotonic_s()
+            self._broker.deadlines.at(now_s + _COUNTED_S_MAX, lambda _: tally.end())
+        return tally
 
     # -- who is there --------------------------------------------------------------------------
 

@@ -2,6 +2,8 @@
 
 from collections.abc import Awaitable, Callable
 
+import pytest
+import trio
 from pamqp import commands
 
 from amqpbroker.management import elsewhere
@@ -240,3 +242,52 @@ def test_many_connections_come_in_slices() -> None:
         assert len(await apis[0].get("/connections?columns=name")) == 300
 
     in_cluster(test)
+
+
+def test_limits_hold_over_all_nodes_whichever_was_told() -> None:
+    async def test(cluster: SimCluster, apis: list[Api]) -> None:
+        await apis[0].put("/vhost-limits/%2F/max-connections", {"value": 2})
+        await apis[0].put("/user-limits/guest/max-channels", {"value": 3})
+        await apis[0].put("/cluster-name", {"name": "all of us"})
+        for api in apis:
+            assert len(await api.get("/vhost-limits")) == len(await api.get("/user-limits")) == 1
+            assert (await api.get("/overview"))["cluster_name"] == "all of us"
+        one = await cluster.client(0)
+        two = await cluster.client(1, 1, 2)
+        with pytest.raises(trio.TooSlowError), trio.fail_after(0.5):
+            await cluster.client(2)  # It is told why it is closed, and waits on.
+        await one.send(commands.Channel.Open(), 2)
+        close = await one.wait_for(commands.Connection.Close)
+        assert (close.reply_code, "limit of (3)" in close.reply_text) == (530, True)
+        await one.send(commands.Connection.CloseOk(), 0)
+        await two.call(commands.Channel.Open(), commands.Channel.OpenOk, 3)
+        # Who does not answer counts for nothing, after a while.
+        cluster.sever(1, 2)
+        await cluster.client(2)
+
+    in_cluster(test)
+
+
+def test_parameters_outlive_all_nodes_and_end_with_their_virtual_host() -> None:
+    async def scenario(sim: Simulation) -> None:
+        async with SimCluster(sim) as cluster:
+            [node, *_] = [machine.node for machine in cluster.machines]
+            assert node is not None
+            api = Api.of(node)
+            await api.put("/vhosts/v")
+            await api.put("/vhost-limits/v/max-queues", {"value": 2})
+            await api.put("/global-parameters/gp", {"value": [1]})
+            for number in range(3):
+                cluster.kill(number)
+            for number in range(3):
+                await cluster.start(number)
+            node = cluster.machines[2].node
+            assert node is not None
+            api = Api.of(node)
+            assert await api.get("/vhost-limits/v") == [{"vhost": "v", "value": {"max-queues": 2}}]
+            assert await api.get("/global-parameters/gp") == {"name": "gp", "value": [1]}
+            await api.delete("/vhosts/v")
+            await api.put("/vhosts/v")
+            assert await api.get("/vhost-limits/v") == []
+
+    simulate(1, scenario)

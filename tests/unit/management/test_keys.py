@@ -324,6 +324,7 @@ async def busy(api: Api, broker: Broker) -> Peer:
     await api.put("/operator-policies/%2F/p", operators)
     topics = {"exchange": "amq.topic", "write": ".*", "read": ".*"}
     await api.put("/topic-permissions/%2F/guest", topics)
+    await api.put("/global-parameters/gp", {"value": "said"})
     peer = Peer(broker).open(1)
     peer.declare("q")
     peer.call(commands.Queue.Bind(0, "q", "amq.topic", "a.#"))

@@ -19,6 +19,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pika
 
@@ -94,9 +95,10 @@ def make_topology(api: Api, amqp: str) -> pika.BlockingConnection:
         ("operator-policies/v1/op", {"pattern": "^p\\.", "definition": {"max-length": 5}}),
         ("vhost-limits/v1/max-queues", {"value": 100}),
         ("user-limits/alice/max-channels", {"value": 7}),
+        ("queues/%2F/plain", {"durable": True}),
         ("global-parameters/gp", {"value": {"a": [1, "x", None, True, 1.5]}}),
     ):
-        api.put(*path.split("/"), body=body)
+        api.put(*map(unquote, path.split("/")), body=body)
     connection = pika.BlockingConnection(pika.URLParameters(f"{amqp}/v1"))
     channel = connection.channel()
     channel.queue_declare("q1", durable=True, arguments={"x-max-length": 100})

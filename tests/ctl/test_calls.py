@@ -1,5 +1,6 @@
 """Whom the command asks, as whom, and what it says when nobody answers."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -367,3 +368,40 @@ def test_a_node_is_forgotten_unless_it_is_up(
     assert result.status == status
     assert result.out == "Removing node rabbit@gone from the cluster\n"
     assert text in result.err
+
+
+# -- Mirrors -----------------------------------------------------------------------------------
+
+
+def test_a_queue_with_mirrors_is_synchronised(node: Any) -> None:
+    queue = {"name": "q", "slave_nodes": ["rabbit@b"]}
+    node.answers["GET /api/queues/%2F/q"] = queue
+    node.answers["POST /api/queues/%2F/q/actions"] = None
+
+    assert node.run("sync_queue", "q").status == 0
+    assert node.bodies[-1] == {"action": "sync"}
+    assert node.run("cancel_sync_queue", "q", "-q").out == "not_syncing\n"
+    node.answers["GET /api/queues/%2F/q"] = {**queue, "sync_messages": 7}
+    assert node.run("cancel_sync_queue", "q", "-q").out == ""
+    assert node.bodies[-1] == {"action": "cancel_sync"}
+
+
+def test_rebalancing_tells_of_replicated_queues_only(node: Any) -> None:
+    node.answers["POST /api/rebalance/queues"] = None
+    node.answers["GET /api/queues"] = [
+        {"node": "rabbit@a", "type": "classic"},
+        {"node": "rabbit@a", "type": "classic", "slave_nodes": []},
+        {"node": "rabbit@b", "type": "quorum"},
+    ]
+
+    def run(kind: str) -> Any:
+        result = node.run("rebalance", kind, "--formatter", "json", tool="rabbitmq-queues")
+        return json.loads(result.out)
+
+    classic, quorum = "Number of replicated classic queues", "Number of quorum queues"
+    assert run("classic") == [{"Node name": "rabbit@a", classic: 1}]
+    assert run("all") == [
+        {"Node name": "rabbit@a", classic: 1, quorum: 0},
+        {"Node name": "rabbit@b", classic: 0, quorum: 1},
+    ]
+    assert run("stream") == []

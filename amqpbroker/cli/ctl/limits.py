@@ -18,6 +18,7 @@ from amqpbroker.cli.ctl.erlang import inspected, json_text
 from amqpbroker.cli.ctl.policies import read_json, refused_in_vhost
 
 _NOT_FOUND = 404
+_PARAMETER = "parameters", "vhost-limits"
 
 
 def _limits(call: Call, path: str, name: str) -> dict[str, Any]:
@@ -38,17 +39,14 @@ def _set_vhost_limits(call: Call) -> None:
     """Put these limits in place of all others."""
     wanted = _read_limits(call.arguments[0])
     try:
-        for name, value in wanted.items():
-            call.api.put("vhost-limits", call.vhost, name, body={"value": value})
-        for name in _limits(call, "vhost-limits", call.vhost).keys() - wanted.keys():
-            call.api.delete("vhost-limits", call.vhost, name)
+        call.api.put(*_PARAMETER, call.vhost, "limits", body={"value": wanted})
     except ApiRefused as refusal:
         raise refused_in_vhost(call, refusal) from refusal
 
 
 def _clear_vhost_limits(call: Call) -> None:
-    for name in _limits(call, "vhost-limits", call.vhost):
-        call.api.delete("vhost-limits", call.vhost, name)
+    if call.api.find(*_PARAMETER, call.vhost, "limits") is not None:
+        call.api.delete(*_PARAMETER, call.vhost, "limits")
 
 
 def _list_vhost_limits(call: Call) -> Answer:

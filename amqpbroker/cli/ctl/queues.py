@@ -1,7 +1,7 @@
 """What is done to queues and connections."""
 
 import time
-from collections.abc import Callable
+from collections import Counter
 from typing import Any
 
 from amqpbroker.cli.ctl.api import ApiRefused
@@ -11,6 +11,7 @@ from amqpbroker.cli.ctl.command import (
     IN_VHOST,
     QUEUES,
     TIMED,
+    Answer,
     Call,
     Command,
     CommandFailed,
@@ -72,19 +73,31 @@ def _delete_banner(call: Call) -> str:
     return f"Deleting queue '{call.arguments[0]}' on vhost '{call.vhost}' {given}..."
 
 
-def _act(action: str) -> Callable[[Call], None]:
-    def run(call: Call) -> None:
-        try:
-            path = ("queues", call.vhost, call.arguments[0], "actions")
-            call.api.post(*path, body={"action": action})
-        except ApiRefused as refusal:
-            raise _missing_queue(refusal) from refusal
+def _sync(call: Call) -> None:
+    if "slave_nodes" not in _queue(call):
+        raise failed("not_mirrored")
+    _act(call, "sync")
 
-    return run
+
+def _cancel_sync(call: Call) -> Answer:
+    is_syncing = "sync_messages" in _queue(call)
+    _act(call, "cancel_sync")
+    return None if is_syncing else "not_syncing"
+
+
+def _queue(call: Call) -> dict[str, Any]:
+    queue: dict[str, Any] | None = call.api.find("queues", call.vhost, call.arguments[0])
+    if queue is None:
+        raise failed("not_found")
+    return queue
+
+
+def _act(call: Call, action: str) -> None:
+    call.api.post("queues", call.vhost, call.arguments[0], "actions", body={"action": action})
 
 
 def _rebalance(call: Call) -> Rows:
-    """Move leaders; then say how many each node has."""
+    """Move leaders of replicated queues; then say how many each node has."""
     body = {
         "type": call.arguments[0],
         "vhost_pattern": call.options["vhost_pattern"],
@@ -92,20 +105,26 @@ def _rebalance(call: Call) -> Rows:
     }
     call.api.post("rebalance", "queues", body=body)
     queues = call.api.get("queues", columns="node,type,slave_nodes")
-    quorum = [queue["node"] for queue in queues if queue.get("type") == "quorum"]
-    mirrored = [queue["node"] for queue in queues if "slave_nodes" in queue]
+    counts: dict[str, Counter[str]] = {}
+    for queue in queues:
+        kind = queue["type"]
+        if call.arguments[0] in ("all", kind) and (kind != "classic" or "slave_nodes" in queue):
+            counts.setdefault(queue["node"], Counter())[kind] += 1
+    kinds = {kind for there in counts.values() for kind in there}
+    titles = {kind: title for kind, title in _REPLICATED.items() if kind in kinds}
     return Rows(
         [
-            {
-                "Node name": name,
-                "Number of quorum queues": quorum.count(name),
-                "Number of replicated classic queues": mirrored.count(name),
-            }
-            for name in sorted(node["name"] for node in call.api.get("nodes", columns="name"))
+            {"Node name": node, **{title: counts[node][kind] for kind, title in titles.items()}}
+            for node in sorted(counts)
         ]
     )
 
 
+_REPLICATED = {
+    "classic": "Number of replicated classic queues",
+    "quorum": "Number of quorum queues",
+    "stream": "Number of streams",
+}
 _REBALANCED = ("all", "classic", "quorum", "stream")
 
 
@@ -207,7 +226,7 @@ COMMANDS = (
     ),
     Command(
         name="sync_queue",
-        run=_act("sync"),
+        run=_sync,
         usage="[--vhost <vhost>] <queue>",
         description="Instructs a mirrored queue with unsynchronised mirrors (follower replicas)"
         " to synchronise them",
@@ -220,7 +239,7 @@ COMMANDS = (
     ),
     Command(
         name="cancel_sync_queue",
-        run=_act("cancel_sync"),
+        run=_cancel_sync,
         usage="[--vhost <vhost>] <queue>",
         description="Instructs a synchronising mirrored queue to stop synchronising itself",
         section="replication",

@@ -278,7 +278,7 @@ def test_a_table_keeps_its_order_and_its_names_to_the_octet() -> None:
     [
         1 << 64,
         -(1 << 63) - 1,
-        object(),
+        object,
         (1, 2),
         Decimal("NaN"),
         Decimal(1 << 31),

@@ -254,7 +254,7 @@ class Accepting(Handshake):
 def _decode(payload: bytes, kind: type[_Said]) -> _Said:
     try:
         return msgspec.msgpack.decode(payload, type=kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise LinkFault(f"a hello that cannot be read: {error}") from error
 
 

@@ -59,6 +59,8 @@ _REFUSAL_S_MAX = 1.0
 _PATIENCE = 4
 """What may be over in a moment is logged when it has happened so many times."""
 _COMPLAINTS_MAX = 1000
+_COMPLAINTS_OF_ONE_MAX = 20
+"""So many different things are told of one host: strangers may say what they like."""
 _DOOR = "links"
 """Who complains of what is no node's own trouble."""
 
@@ -280,7 +282,7 @@ class Links:
         self._accepted: dict[str, StreamLink] = {}
         self._dialling: dict[str, trio.CancelScope] = {}
         self._nursery: trio.Nursery | None = None
-        self._strangers = 0
+        self._strangers: dict[trio.CancelScope, None] = {}
         self._revision = 0
         self._complaints: dict[tuple[str, str], int] = {}
         self.on_revision = _ignore
@@ -367,6 +369,12 @@ class Links:
         """Log what goes wrong again and again once, until all goes well."""
         if len(self._complaints) > _COMPLAINTS_MAX:
             self._complaints.clear()
+        place = who.partition(",")[0]
+        if (who, text) not in self._complaints and (
+            sum(each.partition(",")[0] == place for each, _ in self._complaints)
+            >= _COMPLAINTS_OF_ONE_MAX
+        ):
+            who, text, patience = place, "more is wrong, and is not told", 1
         times = self._complaints.get((who, text), 0) + 1
         self._complaints[who, text] = times
         if times == patience:
@@ -398,12 +406,15 @@ class Links:
                 self._complain(_DOOR, f"cannot accept: {error}")
                 await trio.sleep(_ACCEPT_RETRY_S)
                 continue
-            if self._strangers < STRANGERS_MAX:
-                self._strangers += 1
-                nursery.start_soon(self._accept, stream)
-            else:
-                self._complain(_DOOR, f"{STRANGERS_MAX} strangers are there, others are sent away")
-                stream.close()
+            if len(self._strangers) >= STRANGERS_MAX:
+                # Nodes say who they are at once: those who are here longest are none.
+                self._complain(_DOOR, f"over {STRANGERS_MAX} strangers, the first are sent away")
+                oldest = next(iter(self._strangers))
+                del self._strangers[oldest]
+                oldest.cancel()
+            patience = trio.CancelScope()
+            self._strangers[patience] = None
+            nursery.start_soon(self._accept, stream, patience)
 
     def _start_dialling(self, node: str) -> None:
         assert self._nursery is not None
@@ -440,28 +451,34 @@ class Links:
             await link.serve(stream, handshake, self)
         except LinkRefused as error:
             self._complain(who, f"{place}: {error}", _PATIENCE if error.is_passing else 1)
-        except (OSError, LinkFault, trio.TooSlowError) as error:
+        except (OSError, LinkFault, trio.TooSlowError, ValueError) as error:  # No such host.
             self._complain(who, f"{place}: {_told(error)}")
         finally:
             if stream is not None:
                 stream.close()
 
-    async def _accept(self, stream: Stream) -> None:
-        """Serve a stream that was accepted, if its other end proves to be a member."""
+    async def _accept(self, stream: Stream, patience: trio.CancelScope) -> None:
+        """Serve a stream that was accepted, if its other end proves to be a member.
+
+        It has as much time for that as there is ``patience``.
+        """
         handshake = Accepting(self._own, self._nonce(), self._incarnation_of)
         who = f"link from {stream.peer[0]}"
         try:
             try:
-                with trio.fail_after(HELLO_S_MAX):
+                with patience:
+                    patience.deadline = trio.current_time() + HELLO_S_MAX
                     await _shake(stream, handshake)
             finally:
-                self._strangers -= 1
+                self._strangers.pop(patience, None)
+            if patience.cancelled_caught:
+                raise trio.TooSlowError
             for each in (who, f"{who}, {handshake.node}", _DOOR):
                 self._forgive(each)
             await self._serve(stream, handshake)
         except LinkRefused as error:
-            patience = _PATIENCE if error.is_passing else 1
-            self._complain(f"{who}, {handshake.node}", str(error), patience)
+            times = _PATIENCE if error.is_passing else 1
+            self._complain(f"{who}, {handshake.node}", str(error), times)
         except (OSError, LinkFault, trio.TooSlowError) as error:
             self._complain(who, _told(error))
         finally:

@@ -11,7 +11,7 @@ committed, answers.
 
 from collections.abc import Iterable, Iterator
 from struct import Struct, error
-from typing import Any
+from typing import Annotated, Any
 
 import attrs
 import msgspec
@@ -47,6 +47,8 @@ _REPLY = Struct("<H")
 _GOT = Struct("<QBQ")
 """Question, whether it is redelivered, messages that wait behind it."""
 
+_INDEXES_MAX = 1 << 62
+"""More than any log has."""
 _OUTCOMES = (Outcome.ACK, Outcome.REJECT, Outcome.REQUEUE, Outcome.RETURN)
 _CODES = {outcome: code for code, outcome in enumerate(_OUTCOMES)}
 _ERRORS = {
@@ -155,8 +157,8 @@ def decode_settle(payload: bytes) -> tuple[int, list[tuple[range, Outcome]]]:
         ]
     except (error, ValueError, IndexError) as fault:
         raise LinkFault(f"what became of messages cannot be read: {fault}") from fault
-    if not all(run for run, _ in settled):
-        raise LinkFault("no message was settled")
+    if not all(run and run.stop < _INDEXES_MAX for run, _ in settled):
+        raise LinkFault("what was settled is no message")
     return queue, settled
 
 
@@ -206,47 +208,50 @@ def decode_committed(payload: bytes) -> tuple[int, int, list[range]]:
 
 # -- questions and answers -----------------------------------------------------------------------
 
+Number = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
+"""What frames have room for: ids, counts, limits."""
+
 
 class Consume(msgspec.Struct, frozen=True, array_like=True, tag="consume"):
     """Add a consumer; ``limit`` (messages, octets, purse, its messages) is its first."""
 
-    number: int
-    queue: int
-    consumer: int
+    number: Number
+    queue: Number
+    consumer: Number
     no_ack: bool
     exclusive: bool
     priority: int
-    limit: tuple[int, int, int, int]
+    limit: tuple[Number, Number, Number, Number]
 
 
 class Cancel(msgspec.Struct, frozen=True, array_like=True, tag="cancel"):
     """Remove a consumer; the answer comes behind the last delivery."""
 
-    number: int
-    queue: int
-    consumer: int
+    number: Number
+    queue: Number
+    consumer: Number
 
 
 class Get(msgspec.Struct, frozen=True, array_like=True, tag="get"):
     """Take a message."""
 
-    number: int
-    queue: int
+    number: Number
+    queue: Number
     no_ack: bool
 
 
 class Purge(msgspec.Struct, frozen=True, array_like=True, tag="purge"):
     """Drop all ready messages."""
 
-    number: int
-    queue: int
+    number: Number
+    queue: Number
 
 
 class Delete(msgspec.Struct, frozen=True, array_like=True, tag="delete"):
     """Delete a queue, if it may be."""
 
-    number: int
-    queue: int
+    number: Number
+    queue: Number
     if_unused: bool
     if_empty: bool
 
@@ -254,15 +259,15 @@ class Delete(msgspec.Struct, frozen=True, array_like=True, tag="delete"):
 class Stat(msgspec.Struct, frozen=True, array_like=True, tag="stat"):
     """Say the numbers of queues; all that there are, if ``in_full``."""
 
-    number: int
-    queues: list[int]
+    number: Number
+    queues: list[Number]
     in_full: bool = False
 
 
 class FindReply(msgspec.Struct, frozen=True, array_like=True, tag="find-reply"):
     """Say whether somebody waits for direct replies at an address: a count of 1 or 0."""
 
-    number: int
+    number: Number
     address: str
 
 
@@ -277,19 +282,19 @@ class Count(msgspec.Struct, frozen=True, array_like=True, tag="count"):
 class Touch(msgspec.Struct, frozen=True, array_like=True, tag="touch"):
     """A queue was declared again. There is no answer."""
 
-    queue: int
+    queue: Number
 
 
 class Leave(msgspec.Struct, frozen=True, array_like=True, tag="leave"):
     """Nothing more will be said of a queue, which is deleted. There is no answer."""
 
-    queue: int
+    queue: Number
 
 
 class Report(msgspec.Struct, frozen=True, array_like=True, tag="report"):
     """Tell of something else than queues (`Reporter`). The answers are `Rows`."""
 
-    number: int
+    number: Number
     what: str
     about: dict[str, str]
 
@@ -301,8 +306,8 @@ Question = Asked | FindReply | Count | Touch | Leave | Report
 class Done(msgspec.Struct, frozen=True, array_like=True, tag="done"):
     """It is done; the count that was asked for, if there is one."""
 
-    number: int
-    count: int | None
+    number: Number
+    count: Number | None
 
 
 class QueueNumbers(msgspec.Struct, frozen=True, array_like=True):
@@ -311,25 +316,25 @@ class QueueNumbers(msgspec.Struct, frozen=True, array_like=True):
     And whose own it is (`Owner.title`), if it is anybody's.
     """
 
-    ready: int
-    unsettled: int
-    consumers: int
-    counts: list[int] = []
-    sizes: list[int] = []
+    ready: Number
+    unsettled: Number
+    consumers: Number
+    counts: list[Number] = []
+    sizes: list[Number] = []
     owner: tuple[str, str, int] | None = None
 
 
 class Numbers(msgspec.Struct, frozen=True, array_like=True, tag="numbers"):
     """The numbers of each queue; None for one that is not here."""
 
-    number: int
+    number: Number
     queues: list[QueueNumbers | None]
 
 
 class Failed(msgspec.Struct, frozen=True, array_like=True, tag="failed"):
     """An error: its class in `errors`, and its text. Without a class: the queue is not here."""
 
-    number: int
+    number: Number
     error: str
     text: str
 
@@ -341,7 +346,7 @@ class Failed(msgspec.Struct, frozen=True, array_like=True, tag="failed"):
 class Rows(msgspec.Struct, frozen=True, array_like=True, tag="rows"):
     """A part of a report."""
 
-    number: int
+    number: Number
     rows: list[bytes]
     is_last: bool
 
@@ -382,5 +387,5 @@ def decode_answer(payload: bytes) -> Answer:
 def _decoded(decoder: "msgspec.msgpack.Decoder[Any]", payload: bytes) -> Any:
     try:
         return decoder.decode(payload)
-    except (msgspec.DecodeError, ValueError) as fault:
+    except (msgspec.DecodeError, ValueError, RecursionError) as fault:
         raise LinkFault(f"this is no question, and no answer: {fault}") from fault

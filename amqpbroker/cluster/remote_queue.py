@@ -146,6 +146,12 @@ class RemoteQueue(Queue):
         self._waiting.clear()
         self._wake(self)
 
+    def _note_lost(self) -> None:
+        """What was published before the stream, and was not committed, is not taken."""
+        if self._committed < self._base:
+            self._note_refused(range(self._committed, self._base))
+            self._committed = self._base
+
     def _last_waiting(self) -> _Published | _Settled | _Control | None:
         """What is last in line to be sent: if something is, the queue's turn will come."""
         if self._waiting:
@@ -164,6 +170,9 @@ class RemoteQueue(Queue):
         committed = self._base + count
         if committed > self._sent:
             raise LinkFault(f"{self.definition.title}: more is committed than was published")
+        self._note_lost()
+        if committed < self._committed:
+            raise LinkFault(f"{self.definition.title}: less is committed than before")
         for run in refused:
             self._note_refused(range(self._base + run.start, self._base + run.stop))
         self._committed = committed
@@ -188,8 +197,7 @@ class RemoteQueue(Queue):
         if self._waiting and not self._node.is_up:
             self._lose()
         if self._committed < self._base and not self.version:
-            self._note_refused(range(self._committed, self._base))
-            self._committed = self._base
+            self._note_lost()
             self._tell_committed()
         handed = 0
         if self._stirred:

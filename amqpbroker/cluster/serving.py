@@ -96,11 +96,13 @@ class Serving(LinkUser):
                 attachment.settle(run, outcome)
             return len(settled)
         if kind == frames.LIMITS:
+            count = 0
             for number, limit in frames.decode_limits(payload):
+                count += 1
                 consumer = stream.consumers.get(number)
                 if consumer is not None:  # Else its queue has been deleted.
                     consumer.allow(limit)
-            return 1
+            return count
         if kind == frames.REPLY:
             return self._reply(*frames.decode_reply(payload, stream.known))
         if kind == frames.QUESTION:
@@ -163,6 +165,8 @@ class Serving(LinkUser):
 
     def _consume(self, stream: ServedStream, asked: frames.Consume) -> None:
         attachment = stream.attachment(asked.queue)
+        if asked.consumer in stream.consumers:
+            raise LinkFault(f"there is a consumer {asked.consumer} already")
 
         def consume(queue: Queue) -> Pending[None] | None:
             consumer = LinkConsumer(attachment, asked)
@@ -179,6 +183,8 @@ class Serving(LinkUser):
 
     def _cancel(self, stream: ServedStream, asked: frames.Cancel) -> None:
         consumer = stream.consumers.get(asked.consumer)
+        if consumer is not None and consumer.attachment.queue_id != asked.queue:
+            raise LinkFault(f"consumer {asked.consumer} is not one of queue {asked.queue}")
 
         def cancel(queue: Queue) -> Pending[None] | None:
             if consumer is None:

@@ -75,14 +75,22 @@ class IndexSet:
             self._blocks[number] = there | mask
 
     def remove(self, run: range) -> bool:
-        """Take out indexes, at least one; False if one of them is not in it."""
+        """Take out indexes, at least one; none, and False, if one of them is not in it."""
         blocks = self._blocks
         for number, mask in _masks(run):
             left = blocks.get(number, 0)
             if left & mask != mask:
+                self._put_back(run, number)
                 return False
             self._leave(number, left ^ mask)
         return True
+
+    def _put_back(self, run: range, end: int) -> None:
+        """Take in again what was taken out of the blocks before the number ``end``."""
+        for number, mask in _masks(run):
+            if number == end:
+                break
+            self._add(number, mask)
 
     def discard(self, run: range) -> int:
         """Take out those of the indexes that are in it; returns how many they were."""

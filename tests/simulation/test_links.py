@@ -29,7 +29,7 @@ from amqpbroker.errors import DiskFailure, LinkFault
 from amqpbroker.testing.certificates import Certificate, make_certificate
 from amqpbroker.testing.links import NotingUser
 from amqpbroker.testing.world import Simulation, simulate
-from amqpbroker.world import Network
+from amqpbroker.world import Network, real_world
 from amqpbroker.world.tls import TlsNetwork, node_contexts
 
 PING, PONG = FIRST_USER_KIND, FIRST_USER_KIND + 1
@@ -424,28 +424,71 @@ def test_a_refusal_that_does_not_pass_is_worth_a_line(caplog: pytest.LogCaptureF
 # -- strangers ---------------------------------------------------------------------------------
 
 
-def test_strangers_are_few_and_do_not_stay(caplog: pytest.LogCaptureFixture) -> None:
+def test_strangers_are_few_and_do_not_stay_and_keep_nobody_out(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     async def scenario(sim: Simulation) -> None:
         a, b = Member(sim, "a"), Member(sim, "b")
         async with running(a, acquainted=False) as nursery:
             await trio.sleep(0.1)
-            strangers = [await sim.network.connect("a", PORT) for _ in range(STRANGERS_MAX)]
+            strangers = [await sim.network.connect("a", PORT) for _ in range(STRANGERS_MAX + 10)]
             await trio.sleep(0.1)
-            for _ in range(10):
-                one_more = await sim.network.connect("a", PORT)
-                await trio.sleep(0.1)
-                assert await one_more.receive_some(1) == b""
+            for stranger in strangers[:10]:
+                assert await stranger.receive_some(1) == b""
+            assert len(a.links._strangers) == STRANGERS_MAX
             a.know(b)
             b.know(a)
             nursery.start_soon(b.run)
-            await trio.sleep(HELLO_S_MAX + 2)
+            await trio.sleep(0.5)
+            assert a.server.states == ["up"]
+            await trio.sleep(HELLO_S_MAX)
             for stranger in strangers:
                 assert await stranger.receive_some(1) == b""
+            assert not a.links._strangers
             assert a.server.states == ["up"]
 
     simulate(1, scenario)
-    away = [each for each in lines(caplog) if "strangers are there" in each]
+    away = [each for each in lines(caplog) if "strangers" in each]
     assert len(away) == 1
+
+
+def test_strangers_do_not_fill_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario(sim: Simulation) -> None:
+        a = Member(sim, "a")
+        async with running(a, acquainted=False):
+            await trio.sleep(0.1)
+            for number in range(200):
+                stream = await sim.network.connect("a", PORT)
+                hello = [[1], f"another {number}", f"rabbit@{number}", 1, bytes(32)]
+                stream.send_nowait(MAGIC + encode_frame(HELLO, msgspec.msgpack.encode(hello)))
+                await trio.sleep(0.1)
+                stream.close()
+                await trio.sleep(0.1)
+
+    simulate(1, scenario)
+    assert 10 < len(lines(caplog)) < 30
+    assert "more is wrong" in lines(caplog)[-1]
+
+
+@pytest.mark.parametrize("host", ["a..b", "a\0b", "x" * 100])
+def test_a_node_that_tells_an_impossible_address_is_not_reached(
+    caplog: pytest.LogCaptureFixture, host: str
+) -> None:
+    async def try_it() -> None:
+        world = attrs.evolve(real_world(), random=random.Random(1))
+        own = Identity("shop", "rabbit@a", 1, SECRET)
+        links = Links(world, Turn(), own, NotingUser(), NotingUser())
+        links.set_members({"rabbit@b": Address(host, PORT, 1)})
+        listener = await world.network.listen("127.0.0.1", 0)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(links.run, listener)
+            await trio.sleep(0.2)
+            nursery.cancel_scope.cancel()
+        listener.close()
+
+    trio.run(try_it)
+    assert len(lines(caplog)) == 1
+    assert "link to rabbit@b" in lines(caplog)[0]
 
 
 @pytest.mark.parametrize(
@@ -489,7 +532,7 @@ def test_garbage_does_no_harm() -> None:
             await trio.sleep(0.05)
             stream.close()
         await trio.sleep(HELLO_S_MAX + 1)
-        assert a.links._strangers == 0
+        assert not a.links._strangers
         assert a.server.states == ["up"]
 
     play(scenario)

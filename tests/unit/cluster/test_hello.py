@@ -373,6 +373,19 @@ def test_a_hello_that_cannot_be_is_a_fault(said: object) -> None:
         accept().receive(MAGIC + encode_frame(HELLO, msgspec.msgpack.encode(said)))
 
 
+@pytest.mark.parametrize("kind", [HELLO, REFUSAL])
+def test_a_hello_that_goes_too_deep_is_a_fault(kind: int) -> None:
+    said = {
+        HELLO: [[1], "shop", "rabbit@b", 7, bytes(NONCE_BYTES)],
+        REFUSAL: [False, "no"],
+    }[kind]
+    longer = bytearray(msgspec.msgpack.encode(said))
+    longer[0] += 1
+    deep = b"\x91" * 3000 + b"\x90"
+    with pytest.raises(LinkFault, match="a hello that cannot be read"):
+        accept().receive(MAGIC + encode_frame(kind, bytes(longer) + deep))
+
+
 def test_a_hello_has_a_size() -> None:
     with pytest.raises(LinkFault, match="more than 4096"):
         accept().receive(MAGIC + encode_frame(HELLO, bytes(HELLO_BYTES_MAX + 1)))

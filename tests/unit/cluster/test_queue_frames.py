@@ -2,6 +2,7 @@
 
 import random
 
+import msgspec
 import pytest
 
 from amqpbroker.cluster import queue_frames as frames
@@ -9,7 +10,7 @@ from amqpbroker.cluster.wire import Link
 from amqpbroker.definitions import QueueDefinition
 from amqpbroker.errors import InternalError, LinkFault, NotFound
 from amqpbroker.message import Batch
-from amqpbroker.queues.queue import Outcome
+from amqpbroker.queues.queue import Outcome, QueueStat
 from amqpbroker.testing.fakes import FakeConsumer, fake_origin, numbered
 from amqpbroker.testing.links import LoopbackLink
 from amqpbroker.testing.remote_queues import Holder
@@ -147,6 +148,7 @@ def test_a_frame_that_makes_no_sense_ends_the_stream_and_nothing_else(
                 end.user.frame(
                     end, rng.choice((kind, kind, rng.randrange(16, 30))), mutated(rng, payload)
                 )
+                holder.settle()
             except LinkFault:
                 end.break_off()
         asker.stream.cut()
@@ -158,10 +160,80 @@ def test_what_was_not_delivered_cannot_be_settled() -> None:
     holder.open(DEFINITION)
     serving = holder.dial().stream.serving
 
+    for run in (range(3), range(1 << 60), range(0, 1 << 60, 1 << 31)):
+        with pytest.raises(LinkFault, match="what was settled was not delivered"):
+            holder.serving.frame(
+                serving, frames.SETTLE, octets(frames.encode_settle(7, [(run, Outcome.ACK)]))
+            )
+
+
+@pytest.mark.parametrize("run", [range(5, 5), range((1 << 64) - 1), range(1 << 63, (1 << 63) + 1)])
+def test_what_can_be_no_message_cannot_be_settled(run: range) -> None:
+    with pytest.raises(LinkFault, match="what was settled is no message"):
+        frames.decode_settle(octets(frames.encode_settle(7, [(run, Outcome.ACK)])))
+
+
+def test_who_settles_what_it_does_not_have_settles_nothing_and_all_waits_again() -> None:
+    holder = Holder()
+    held = holder.open(DEFINITION)
+    held.publish(fake_origin(), numbered(3000))
+    asker = holder.dial()
+    asker.open(DEFINITION).consume(FakeConsumer(credit=2500))
+    holder.settle()
+    serving = asker.stream.serving
+    settled = octets(frames.encode_settle(7, [(range(2700), Outcome.ACK)]))
+
     with pytest.raises(LinkFault, match="what was settled was not delivered"):
-        holder.serving.frame(
-            serving, frames.SETTLE, octets(frames.encode_settle(7, [(range(3), Outcome.ACK)]))
-        )
+        holder.serving.frame(serving, frames.SETTLE, settled)
+    asker.stream.cut()
+    holder.settle()
+
+    assert held.stat() == QueueStat(3000, 0, 0)
+
+
+def question(*fields: object) -> bytes:
+    return msgspec.msgpack.encode(fields)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        question("consume", 1, 7, -1, False, False, 0, (9, 9, 0, 0)),
+        question("consume", 1, 7, (1 << 64) - 1, False, False, 0, (9, 9, 0, 0)),
+        question("consume", 1, 7, 1, False, False, 0, (9, 9, -1, 9)),
+        question("get", -1, 7, True),
+        question("stat", 1, [7, -7]),
+        question("get", 1, 7, True)[:-1] + b"\xc2" + b"\x91" * 100_000,
+    ],
+)
+def test_numbers_that_no_frame_has_room_for_are_none(said: bytes) -> None:
+    with pytest.raises(LinkFault, match="this is no question"):
+        frames.decode_question(said)
+
+
+def test_a_number_is_one_consumers_and_of_one_queue() -> None:
+    holder = Holder()
+    holder.open(DEFINITION)
+    serving = holder.dial().stream.serving
+    consume = question("consume", 1, 7, 5, False, False, 0, (9, 9, 0, 0))
+    holder.serving.frame(serving, frames.QUESTION, consume)
+
+    with pytest.raises(LinkFault, match="there is a consumer 5 already"):
+        holder.serving.frame(serving, frames.QUESTION, consume)
+    with pytest.raises(LinkFault, match="consumer 5 is not one of queue 8"):
+        holder.serving.frame(serving, frames.QUESTION, question("cancel", 2, 8, 5))
+
+
+def test_what_is_committed_does_not_become_less() -> None:
+    holder = Holder()
+    holder.open(DEFINITION)
+    asker = holder.dial()
+    asker.open(DEFINITION).publish(fake_origin(), numbered(3))
+    holder.settle()
+    asking = asker.stream.asking
+
+    with pytest.raises(LinkFault, match="less is committed than before"):
+        asking.user.frame(asking, frames.COMMITTED, octets(frames.encode_committed(7, 2, [])))
 
 
 def test_messages_before_which_some_are_missing_are_not_taken() -> None:

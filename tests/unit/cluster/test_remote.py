@@ -184,6 +184,24 @@ def test_what_is_published_while_there_is_no_stream_is_refused_though_one_comes_
     assert holder.queues[7].stat() == QueueStat(3, 0, 0)
 
 
+def test_what_was_lost_is_refused_though_what_came_later_is_committed_first(
+    holder: Holder, asker: Asker
+) -> None:
+    queue = asker.open(DEFINITION)
+    queue.publish(fake_origin(), numbered(2))
+    queue.dispatch(1)
+    asker.stream.cut()
+    asker.stream.connect()
+    asking = asker.stream.asking
+    queue.publish(fake_origin(), numbered(3))
+    queue._send_waiting()  # type: ignore[attr-defined]  # Its turn has not come yet.
+
+    asking.user.frame(asking, frames.COMMITTED, b"".join(frames.encode_committed(7, 3, [])))
+
+    assert queue.committed == 5
+    assert queue.refused == [range(2)]
+
+
 def test_what_was_asked_on_a_broken_stream_is_not_asked_on_the_next(
     holder: Holder, asker: Asker
 ) -> None:

@@ -93,20 +93,21 @@ class Client:
     async def publish(
         self,
         routing_key: str,
-        body: bytes,
+        *bodies: bytes,
         exchange: str = "",
         channel: int = 1,
         persistent: bool = False,
         mandatory: bool = False,
         properties: commands.Basic.Properties | None = None,
     ) -> None:
-        """Publish a message; with ``properties``, these are all it has."""
-        method = commands.Basic.Publish(0, exchange, routing_key, mandatory)
+        """Publish messages in one go; with ``properties``, these are all they have."""
+        publish = commands.Basic.Publish(0, exchange, routing_key, mandatory)
+        method = encode_method(channel, publish)
         block = _PERSISTENT_BLOCK if persistent else b"\0\0"
         if properties is not None:
             block = properties.marshal()
-        content = encode_content(channel, block, body, 131072)
-        await self.send_bytes(encode_method(channel, method) + content)
+        contents = [encode_content(channel, block, body, 131072) for body in bodies]
+        await self.send_bytes(b"".join(method + content for content in contents))
 
     async def wait_for(self, kind: type) -> Any:
         """Wait for a method of ``kind``, or for a `Content`.

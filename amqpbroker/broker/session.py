@@ -253,22 +253,23 @@ class Session:
             gone = self.close()
             if not event.by_peer:
                 return
-            if gone is None:
-                self.connection.close_ok()
-            else:
-                self._close_when(gone)
+            self._say_when(gone, self.connection.close_ok)
 
-    def _close_when(self, gone: Pending[None]) -> None:
-        """Answer the peer's close when its own queues are ``gone``: it counts on that (RabbitMQ).
+    def _say_when(self, gone: Pending[None] | None, say: Callable[[], None]) -> None:
+        """Have the last word when the peer's own queues are ``gone``: it counts on that (RabbitMQ).
 
         But not for ever.
         """
+        if gone is None:
+            say()
+            return
 
         def answer(_: object) -> None:
             deadline.cancel()
             gone.then = None
             self._is_closing = False
-            self.connection.close_ok()
+            if self.connection.state is not State.CLOSED:
+                say()
             self.release()
             self.broker.turn.speak(self)
 
@@ -386,12 +387,11 @@ class Session:
 
     def fail(self, error: HardError, index: int = 0) -> None:
         """Close the connection with ``error``, unless it is closing already."""
-        if self.connection.state in (State.CLOSING, State.CLOSED):
+        if self.connection.state in (State.CLOSING, State.CLOSED) or self._is_closing:
             return
         level = logging.INFO if isinstance(error, ConnectionForced) else logging.WARNING
         log.log(level, "connection from %s: %s", self.host, error.reply_text)
-        self.close()
-        self.connection.fail(error, index)
+        self._say_when(self.close(), lambda: self.connection.fail(error, index))
         self.release()
         self.broker.turn.speak(self)
 

@@ -7,7 +7,8 @@ from pamqp import commands
 from pamqp.base import Frame
 
 from amqpbroker.broker.broker import Broker
-from amqpbroker.errors import InternalError
+from amqpbroker.errors import ConnectionForced, InternalError
+from amqpbroker.protocol.connection import State
 from amqpbroker.queues.queue import Pending
 from amqpbroker.testing.council import Council
 from amqpbroker.testing.fakes import FakeClock, fake_world
@@ -140,6 +141,39 @@ def test_a_close_is_answered_even_if_nobody_decides(
     assert names(here) == ["Connection.CloseOk"]
     settle(council)
     assert not brokers[0].vhosts["/"].queues
+
+
+def test_a_connection_that_fails_is_told_so_when_its_own_queues_are_gone(
+    council: Council, brokers: list[Broker], here: Peer
+) -> None:
+    here.send(queue.Declare(queue="q", exclusive=True))
+    settle(council, here)
+    here.received()
+    here.send(queue.Declare(queue="q"), channel=9)
+    here.send(queue.Declare(queue="r"))
+    here.session.fail(ConnectionForced("too late"))
+    assert names(here) == []
+    settle(council, here)
+    [(_, close)] = here.received()
+    assert close.reply_text == "CHANNEL_ERROR - expected 'channel.open'"
+    assert not brokers[0].vhosts["/"].queues
+    here.send(commands.Connection.CloseOk(), channel=0)
+    assert not brokers[0].held_sessions
+    assert here.connection.state is State.CLOSED
+
+
+def test_a_connection_that_fails_and_is_lost_meanwhile_is_told_nothing(
+    council: Council, brokers: list[Broker], here: Peer
+) -> None:
+    here.send(queue.Declare(queue="q", exclusive=True))
+    settle(council, here)
+    here.received()
+    brokers[0].close_all(ConnectionForced("why not"))
+    here.session.abandon()
+    settle(council, here)
+    assert names(here) == []
+    assert not brokers[0].vhosts["/"].queues
+    assert not brokers[0].held_sessions
 
 
 def test_wishes_about_the_same_name_are_decided_in_order(council: Council, here: Peer) -> None:

@@ -97,8 +97,12 @@ class Deeds:
 
     def _put_queue(self, key: bytes, queue: QueueDefinition, leadership: Leadership) -> Deed:
         at = self._schema.leadership_key(queue)
+        conditions = [absent(key), absent(at), present(self._schema.path("vh", queue.vhost))]
+        if queue.owner:  # Else the leader may have begun another life, and nothing ends the queue.
+            life = self._schema.path("inc", queue.leader)
+            conditions.append(unchanged(life, self._feed.modified(life)))
         return Deed(
-            (absent(key), absent(at), present(self._schema.path("vh", queue.vhost))),
+            tuple(conditions),
             (Put(at, leadership_value(leadership)), Put(key, self._schema.value(queue))),
         )
 

@@ -27,6 +27,7 @@ from amqpbroker.cluster.coordinator import Coordinator
 from amqpbroker.cluster.deeds import Deed, Deeds
 from amqpbroker.cluster.etcd.contract import (
     OPERATIONS_MAX,
+    Compare,
     Delete,
     KeyValueStore,
     Operation,
@@ -88,9 +89,10 @@ class _Decided:
 class SharedCoordinator(Coordinator):
     """Decides for the node ``node`` in its life ``incarnation``.
 
-    ``place`` says which node is to lead a new queue. ``others_revision`` is the revision that all
-    other nodes which can be reached have come to; None: there are none. ``after`` is called when
-    something was carried out or answered. `run` does the work.
+    ``place`` says which node is to lead a new queue, ``life_of`` in which of its lives such a node
+    is. ``others_revision`` is the revision that all other nodes which can be reached have come to;
+    None: there are none. ``after`` is called when something was carried out or answered. `run` does
+    the work.
     """
 
     def __init__(
@@ -103,6 +105,7 @@ class SharedCoordinator(Coordinator):
         rng: random.Random,
     ) -> None:
         self.place: Callable[[QueueDefinition], str] = lambda queue: node
+        self.life_of: Callable[[str], int] = lambda node: incarnation
         self.others_revision: Callable[[], int | None] = lambda: None
         self.after: Callable[[], None] = lambda: None
         self.loaded = trio.Event()
@@ -111,7 +114,6 @@ class SharedCoordinator(Coordinator):
         self._feed = feed
         self._deeds = Deeds(feed)
         self._node = node
-        self._incarnation = incarnation
         self._clock = clock
         self._rng = rng
         self._is_store_away = False
@@ -139,12 +141,13 @@ class SharedCoordinator(Coordinator):
         return submitted.pending
 
     def _placed(self, queue: QueueDefinition) -> QueueDefinition:
-        """A new queue with its id, its leader, and with whom it ends."""
+        """A new queue with its id, its leader, and with whom it ends.
+
+        One that is a connection's own is where that is (rabbit_classic_queue:declare).
+        """
         leader = self._node if queue.exclusive else self.place(queue)
-        owner = ""
-        if not queue.durable or queue.exclusive:
-            leader = self._node
-            owner = f"{self._node}@{self._incarnation}"
+        is_kept = queue.durable and not queue.exclusive
+        owner = "" if is_kept else f"{leader}@{self.life_of(leader)}"
         log_id = self._rng.getrandbits(_ID_BITS) | 1
         return attrs.evolve(queue, log_id=log_id, leader=leader, owner=owner)
 
@@ -287,13 +290,17 @@ class SharedCoordinator(Coordinator):
         """What goes in one txn: in order, and nothing that rests on what goes along."""
         batch: list[tuple[_Submitted, Deed]] = []
         written: set[bytes] = set()
-        room = OPERATIONS_MAX
+        conditions: set[Compare] = set()  # Several have some in common: each goes once.
+        operations = 0
         while self._waiting and len(batch) < _CHANGES_MAX:
             submitted = self._waiting[0]
             deed = None if submitted.pending is None else self._deed_of(submitted)
             if deed is not None:
-                room -= max(len(deed.conditions), len(deed.operations))
-                if room < 0 or not written.isdisjoint((*deed.reads(), *deed.writes())):
+                conditions.update(deed.conditions)
+                operations += len(deed.operations)
+                if max(len(conditions), operations) > OPERATIONS_MAX:
+                    break
+                if not written.isdisjoint((*deed.reads(), *deed.writes())):
                     break
                 written.update(deed.writes())
                 batch.append((submitted, deed))
@@ -312,7 +319,7 @@ class SharedCoordinator(Coordinator):
 
     async def _carry_out(self, batch: list[tuple[_Submitted, Deed]]) -> None:
         """Have a batch decided on; what could not even be asked waits again."""
-        conditions = [each for _, deed in batch for each in deed.conditions]
+        conditions = list(dict.fromkeys(each for _, deed in batch for each in deed.conditions))
         operations = [each for _, deed in batch for each in deed.operations]
         try:
             result = await self._store.txn(conditions, operations, (Put(self._fence, b""),))

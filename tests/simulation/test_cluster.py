@@ -100,6 +100,14 @@ def test_who_asks_at_one_node_is_answered_directly_from_another() -> None:
     simulate(1, scenario)
 
 
+def leaders(cluster: SimCluster, number: int) -> dict[str, str]:
+    """Which node leads each queue, as a node believes."""
+    node = cluster.machines[number].node
+    assert node is not None
+    queues = node.broker.vhosts["/"].queues.items()
+    return {name: queue.definition.leader for name, queue in queues}
+
+
 def cut_off(cluster: SimCluster, number: int) -> Callable[[], None]:
     """Have a node hear nothing of what the others decide; until what is returned is called."""
     store = cluster.machines[number].store
@@ -218,6 +226,27 @@ def test_what_is_transient_ends_with_its_node() -> None:
             await cluster.start(1)
             for name in ("a durable", "b durable"):
                 assert await declare(c, name, passive=True) == 0
+
+    simulate(4, scenario)
+
+
+def test_a_transient_queue_is_led_where_it_should_be_and_ends_with_that_node() -> None:
+    async def scenario(sim: Simulation) -> None:
+        async with SimCluster(sim) as cluster:
+            b, c = await cluster.client(1), await cluster.client(2)
+            placed = {"x-queue-master-locator": "node:rabbit@node1"}
+            await declare(b, "q", arguments=placed)
+            await declare(b, "own", exclusive=True, arguments=placed)
+            assert leaders(cluster, 2) == {"q": "rabbit@node1", "own": "rabbit@node2"}
+            cluster.kill(1)
+            await trio.sleep(60)
+            assert await declare(c, "q", arguments=placed) == 0
+            assert list(leaders(cluster, 2)) == ["q"]
+            cluster.kill(0)
+            assert "home node 'rabbit@node1' of queue 'q'" in await passive(c, "q")
+            await trio.sleep(20)
+            assert await declare(c, "q", arguments=placed) == 0
+            assert leaders(cluster, 2) == {"q": "rabbit@node3"}
 
     simulate(4, scenario)
 

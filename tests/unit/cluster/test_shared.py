@@ -198,6 +198,30 @@ async def test_an_answer_waits_for_the_others_but_not_for_ever(etcd: SimEtcd) ->
         assert names(peer) == ["Queue.DeclareOk"]
 
 
+async def test_a_transient_queue_ends_with_the_life_in_which_its_leader_is(etcd: SimEtcd) -> None:
+    async with cluster(etcd) as members:
+        peer = members[1].peer()
+        coordinator, feed = members[1].coordinator, members[1].feed
+        lives = {"rabbit@0": 1}
+
+        def see(names: list[str], value: bytes | None) -> None:
+            lives[names[0]] = int(value or b"")
+
+        feed.listeners["inc"] = see
+        coordinator.place = lambda queue: "rabbit@0"
+        coordinator.life_of = lambda node: lives[node]
+        etcd.watch_lag_s_max = 2
+        life = feed.schema.path("inc", "rabbit@0")
+        for number in range(2, 10):
+            await etcd.client().put(life, b"%d" % number)
+            peer.send(queue.Declare(queue=f"q{number}"), queue.Declare(queue="d", durable=True))
+            await settle(peer, s=10)
+            assert names(peer) == ["Queue.DeclareOk"] * 2
+            definition = members[0].broker.vhosts["/"].queues[f"q{number}"].definition
+            assert (definition.leader, definition.owner) == ("rabbit@0", f"rabbit@0@{number}")
+        assert members[0].broker.vhosts["/"].queues["d"].definition.owner == ""
+
+
 async def test_a_virtual_host_takes_all_that_is_in_it_along(etcd: SimEtcd) -> None:
     async with cluster(etcd) as members:
         members[1].broker.submit(put(VHostDefinition("v")))

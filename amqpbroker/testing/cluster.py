@@ -2,6 +2,7 @@
 
 import shutil
 import tempfile
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
@@ -12,9 +13,13 @@ from amqpbroker.testing.link_relay import LinkRelay
 
 
 class ClusterForTest:
-    """``n`` nodes on free ports of this machine, over an etcd of their own, as a context."""
+    """``n`` nodes on free ports of this machine, over an etcd of their own, as a context.
 
-    def __init__(self, n: int = 3, etcd_members: int = 1) -> None:
+    ``flags`` are those of ``amqpbroker serve`` that all nodes have besides.
+    """
+
+    def __init__(self, n: int = 3, etcd_members: int = 1, flags: Sequence[str] = ()) -> None:
+        self._flags = flags
         self._undo = ExitStack()
         free = [(each.client, each.peer) for each in free_ports(2 * n)]
         ports = [NodePorts(*free[2 * i], *free[2 * i + 1]) for i in range(n)]
@@ -25,7 +30,7 @@ class ClusterForTest:
         )
 
     def _options(self, number: int) -> list[str]:
-        return [f"--advertise=127.0.0.1:{self._relays[number].port}"]
+        return [f"--advertise=127.0.0.1:{self._relays[number].port}", *self._flags]
 
     @property
     def nodes(self) -> list[LocalNode]:

@@ -18,17 +18,27 @@ log stands elsewhere.
 import logging
 import struct
 from abc import ABC, abstractmethod
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable, Iterable, Iterator
 from itertools import compress
 from operator import or_
 
 import attrs
 
-from amqpbroker.message import Origin, Traits
+from amqpbroker.message import Batch, Origin, Traits
 from amqpbroker.storage.faults import Damage
-from amqpbroker.storage.format import FormatError, encode_image, encode_packed_image
-from amqpbroker.storage.log import CHUNK_BYTES_MAX, CHUNK_MAX, Chunk, MemoryLog, extend
+from amqpbroker.storage.format import FormatError, Image, encode_image, encode_packed_image
+from amqpbroker.storage.index_set import IndexSet
+from amqpbroker.storage.log import (
+    CHUNK_BYTES_MAX,
+    CHUNK_MAX,
+    READ_BYTES_MAX,
+    Chunk,
+    Followers,
+    MemoryLog,
+    extend,
+    inside,
+)
 from amqpbroker.storage.segments import Place, Segments
 
 _PUT_AWAY_BYTES_MAX = 2 * 1024 * 1024
@@ -59,6 +69,23 @@ class Journal(ABC):
     @abstractmethod
     def messages(self, log: "DiskLog", first: int, origin: Origin, raws: list[bytes]) -> None:
         """A run was appended from index ``first`` on; `DiskLog.synced` tells when it is kept."""
+
+    @abstractmethod
+    def filled(
+        self,
+        log: "DiskLog",
+        first: int,
+        origins: list[Origin],
+        raws: list[bytes],
+    ) -> None:
+        """A run from index ``first`` on was put into its places, below the end of the log.
+
+        Messages may have been there before, and been settled.
+        """
+
+    @abstractmethod
+    def when_kept(self, log: "DiskLog", call: Callable[[], None]) -> None:
+        """Call once all messages are kept of which the log has told so far."""
 
     @abstractmethod
     def settled(self, log: "DiskLog", indexes: range) -> None:
@@ -202,6 +229,7 @@ class DiskLog(MemoryLog):
         """Messages that were damaged, and are lost."""
         self._has_persistent = False
         self._uncommitted = False
+        self._kept_end = 0
         self._loaded: Chunk | None = None
         self.renewed_end = 0
         """The end when the journal was begun anew: it knows all messages from here on."""
@@ -212,21 +240,82 @@ class DiskLog(MemoryLog):
     # -- the marks -----------------------------------------------------------------------------
 
     def append(self, origin: Origin, raws: list[bytes]) -> int:
-        first, committed = self.end, self.committed
+        first, readable, committed = self.end, self.readable, self.committed
         end = super().append(origin, raws)
         if self._journal is not None and origin.traits.persistent:
             self._journal.messages(self, first, origin, raws)
             self._has_persistent = self._uncommitted = True
         if self._uncommitted and not self._is_async:
             self.committed = committed
+        if self.followers is not None:
+            self.readable, self.committed = readable, committed
+            self.followers.appended(first, origin, raws)
+            if not self._uncommitted or self._is_async:
+                self._keep(end)
         return end
 
+    def skip_to(self, index: int) -> None:
+        if self._kept_end == self.end:
+            self._kept_end = index
+        super().skip_to(index)
+
     def synced(self, end: int, is_all: bool) -> None:
-        """The journal keeps the messages below ``end``; ``is_all``: nothing was told since."""
-        self.committed = self.end if is_all or self._is_async else max(self.committed, end)
+        """The journal keeps what was appended below ``end``; ``is_all``: nothing was told since."""
         self._uncommitted = not is_all
+        self._keep(self.end if is_all or self._is_async else end)
+
+    def _keep(self, end: int) -> None:
+        """What lies below ``end`` is as safe here as it gets."""
+        if self.followers is not None:
+            self._kept_end = max(self._kept_end, end)
+            self.followers.kept(self._kept_end)
+            return
+        self.committed = max(self.committed, end)
         if self.on_advance is not None:
             self.on_advance()
+
+    @property
+    def kept_end(self) -> int:
+        """All that was appended below is as safe on this node as it gets.
+
+        Synced, if it is persistent and not ``is_async``.
+        """
+        return self.committed if self.followers is None else self._kept_end
+
+    def follow(self, followers: Followers | None) -> None:
+        """Have ``followers`` say from now on how far the marks go, and what is forgotten.
+
+        Where the marks are, they stay: ``readable`` until ``committed`` has caught up. None: there
+        are none any more, and the marks go as far as they go without. What was settled, and not
+        forgotten yet, is to be forgotten before.
+        """
+        if self.followers is None:
+            self._kept_end = self.committed
+        self.followers = followers
+        if followers is None:
+            self.readable = self.end
+            self._keep(self._kept_end)
+
+    def advance(self, end: int) -> None:
+        """What lies below ``end`` may be delivered and confirmed, as far as it is kept here.
+
+        Marks do not go back. `on_advance` is called if one has moved.
+        """
+        end = min(end, self.kept_end)
+        if end <= self.committed:
+            return
+        self.committed = end
+        self.readable = max(self.readable, end)
+        if self.on_advance is not None:
+            self.on_advance()
+
+    def forget(self, indexes: range) -> None:
+        """Let go of what was settled while the log had followers; each message once."""
+        followers, self.followers = self.followers, None
+        try:
+            self.settle(indexes)
+        finally:
+            self.followers = followers
 
     def take_settled(self) -> list[Place]:
         """Places to `release` when it is kept what was told so far."""
@@ -240,10 +329,8 @@ class DiskLog(MemoryLog):
 
     def flush_async(self, is_async: bool) -> None:
         self._is_async = is_async
-        if is_async and self.committed < self.end:
-            self.committed = self.end
-            if self.on_advance is not None:
-                self.on_advance()
+        if is_async and self.kept_end < self.end:
+            self._keep(self.end)
 
     # -- memory --------------------------------------------------------------------------------
 
@@ -378,6 +465,132 @@ class DiskLog(MemoryLog):
             else:
                 self._segments.release(chunk.place)
 
+    def settle_live(self, indexes: range) -> int:
+        """Forget those of the messages that are there; returns how many they were.
+
+        For copies of a log: followers are not told.
+        """
+        count = 0
+        for chunk in self._chunks_in(indexes) if indexes else ():
+            past = max(0, chunk.base - indexes.start)
+            here = indexes[-(-past // indexes.step) :]
+            here = range(here.start, min(here.stop, chunk.base + chunk.count), here.step)
+            for part in _live_parts(chunk, here):
+                count += len(part)
+                self._forget(chunk, part)
+        return count
+
+    # -- copies --------------------------------------------------------------------------------
+
+    def live(self) -> IndexSet:
+        """The messages that are there: neither settled nor known to be damaged."""
+        live = IndexSet()
+        for chunk in self._all_chunks():
+            if not _is_damaged(chunk):
+                live.add_bits(chunk.base, _live_bits(chunk))
+        return live
+
+    def copy(self, indexes: range) -> Batch:
+        """As `read`, for another node: nobody is given them, and they need not be readable."""
+        chunk = self._chunk_of(indexes[0])
+        offsets, packed = chunk.offsets, chunk.packed
+        if offsets is None:
+            read_end = self._read_end
+            batch = self.read(indexes)
+            self._read_end = read_end
+            return batch
+        here = inside(indexes, chunk)  # It stays packed: it will wait longer.
+        first = here[0] - chunk.base
+        limit = offsets[first] + READ_BYTES_MAX
+        raws: list[bytes] = []
+        for place in range(first, here[-1] - chunk.base + 1, here.step):
+            if raws and offsets[place + 1] > limit:
+                break
+            raws.append(packed[offsets[place] : offsets[place + 1]])
+        return Batch(self.origins(here)[: len(raws)], raws)
+
+    def fill(self, image: Image) -> int:
+        """Put messages into their places below the end, but for those that are there.
+
+        Returns how many they were. `when_kept` tells when they are kept.
+        """
+        assert image.end <= self.end, (image.end, self.end)
+        messages = dict(
+            zip(image.indexes, zip(image.origins, image.raws, strict=True), strict=True)
+        )
+        for chunk in self._put_in(messages):
+            if chunk is not self._last:
+                chunk.pack()
+                self._weigh_anew(chunk)
+        if self._journal is not None:
+            for first, origins, raws in _persistent_runs(messages):
+                self._journal.filled(self, first, origins, raws)
+                self._has_persistent = self._uncommitted = True
+        return len(messages)
+
+    def when_kept(self, call: Callable[[], None]) -> None:
+        """Call once all messages that are there now are as safe as they get; perhaps at once."""
+        if self._journal is not None and self._uncommitted and not self._is_async:
+            self._journal.when_kept(self, call)
+        else:
+            call()
+
+    def _put_in(self, messages: dict[int, tuple[Origin, bytes]]) -> list[Chunk]:
+        """Give messages their places; those that are there go from ``messages``.
+
+        Returns the chunks that wait in memory since, and are yet to be weighed.
+        """
+        indexes = sorted(messages)
+        rest = dict(messages)
+        changed: list[Chunk] = []
+        for chunk in self._chunks_in(range(indexes[0], indexes[-1] + 1)) if indexes else ():
+            stop = chunk.base + chunk.count
+            here = indexes[bisect_left(indexes, chunk.base) : bisect_left(indexes, stop)]
+            gone = chunk.gone
+            absent = [] if gone is None else [index for index in here if gone[index - chunk.base]]
+            if absent:
+                self._make_ready(chunk)
+            if here and _is_damaged(chunk):
+                self.settle_live(range(chunk.base, stop))  # It leaves a gap.
+                continue
+            if absent:
+                self._revive(chunk, {index: messages[index] for index in absent})
+                changed.append(chunk)
+            for index in here:
+                del rest[index]
+            for index in set(here).difference(absent):
+                del messages[index]
+        for chunk in _in_chunks(rest, list(self._bases)):
+            self._chunks[chunk.base] = chunk
+            insort(self._bases, chunk.base)
+            changed.append(chunk)
+        return changed
+
+    def _revive(self, chunk: Chunk, messages: dict[int, tuple[Origin, bytes]]) -> None:
+        """Have messages be there again that are gone of a chunk; it leaves its segment."""
+        gone, place, live = chunk.gone, chunk.place, chunk.live
+        assert gone is not None
+        for index, (origin, raw) in messages.items():
+            at = index - chunk.base
+            chunk.origins[at], chunk.raws[at], gone[at] = origin, raw, 0
+        chunk.live += len(messages)
+        there = gone[: chunk.count].translate(_NEGATED)
+        octets = sum(map(len, compress(chunk.raws, there)))
+        chunk.size_bytes = octets * chunk.count // chunk.live
+        if chunk.live == chunk.count:
+            chunk.gone = None
+        if place is not None:
+            chunk.place = None
+            self._leave(place, live)
+
+    def reopen(self) -> None:
+        """Be as after a restart for the queue that is opened next: all that is there was delivered.
+
+        It was, perhaps, by the node from which this log has it.
+        """
+        self.recovered = self._live_runs()
+        self.fresh_from = self.end
+
     def delete(self) -> None:
         for chunk in self._chunks.values():
             self._lighten(chunk)
@@ -400,9 +613,20 @@ class DiskLog(MemoryLog):
     # -- saying where it stands ----------------------------------------------------------------
 
     def _all_chunks(self) -> Iterator[Chunk]:
-        yield from self._chunks.values()
+        """All that have messages, in order; none may go meanwhile."""
+        for base in self._bases:
+            yield self._chunks[base]
         if self._last.live:
             yield self._last
+
+    def _chunks_in(self, span: range) -> list[Chunk]:
+        """Those that lie between the first and the last of a run, in order."""
+        first = max(0, bisect_right(self._bases, span[0]) - 1)
+        bases = self._bases[first : bisect_right(self._bases, span[-1])]
+        chunks = [self._chunks[base] for base in bases]
+        if self._last.live and span[-1] >= self._last.base:
+            chunks.append(self._last)
+        return chunks
 
     def renew(self) -> None:
         """The journal begins anew: what it was told so far has to be said again, by `restate`."""
@@ -458,17 +682,25 @@ class DiskLog(MemoryLog):
                 break
             count += place.messages
             self._make_ready(chunk)
-            if not chunk.raws:
-                continue  # It is damaged, and stays where it is.
-            self._lighten(chunk)
+            if _is_damaged(chunk):
+                continue  # It stays where it is.
             chunk.place = None
-            self._keep_waiting(chunk, self._waiting.bytes_max)
-            self._segments.lose(place, chunk.live, 0)
-            if self._has_persistent:
-                self._left.append(place)
-            else:
-                self._segments.release(place)
+            self._weigh_anew(chunk)
+            self._leave(place, chunk.live)
         return count > 0
+
+    def _weigh_anew(self, chunk: Chunk) -> None:
+        """A chunk is in memory as it has not been before, and waits."""
+        self._lighten(chunk)
+        self._keep_waiting(chunk, self._waiting.bytes_max)
+
+    def _leave(self, place: Place, live: int) -> None:
+        """A chunk lies elsewhere now; of ``live`` messages in its place none is needed there."""
+        self._segments.lose(place, live, 0)
+        if self._has_persistent:
+            self._left.append(place)
+        else:
+            self._segments.release(place)
 
     @property
     def is_sparse(self) -> bool:
@@ -530,17 +762,15 @@ class DiskLog(MemoryLog):
         self.end = self.readable = self.committed = state.end
         self._has_persistent = True
         chunks = [self._recover_chunk(there) for there in state.chunks]
-        for chunk in _in_chunks(messages, [chunk.base for chunk in chunks]):
-            self._weigh(chunk, _weight(chunk))
-            chunks.append(chunk)
-        if self._waiting.bytes > self._waiting.bytes_max:
-            self._fall_short()
-        chunks.sort(key=lambda chunk: chunk.base)
         self._chunks = {chunk.base: chunk for chunk in chunks}
         self._bases = list(self._chunks)
         self._last = Chunk(self.end, self.end + self._last.stop)
         for chunk in chunks:
             self._drop_transient(chunk)
+        for chunk in self._put_in(messages):
+            self._weigh(chunk, _weight(chunk))
+        if self._waiting.bytes > self._waiting.bytes_max:
+            self._fall_short()
         self.recovered = self._live_runs()
         fresh_from = self.end
         if self.recovered and self.recovered[-1].stop == self.end:
@@ -577,18 +807,55 @@ class DiskLog(MemoryLog):
         """All messages that are there, in runs."""
         runs: list[range] = []
         for chunk in self._all_chunks():
-            gone = bytes(chunk.count) if chunk.gone is None else bytes(chunk.gone[: chunk.count])
-            start = gone.find(0)
-            while start >= 0:
-                stop = gone.find(1, start)
-                stop = chunk.count if stop < 0 else stop
-                first, end = chunk.base + start, chunk.base + stop
-                if runs and runs[-1].stop == first:
-                    runs[-1] = range(runs[-1].start, end)
+            for part in _live_parts(chunk, range(chunk.base, chunk.base + chunk.count)):
+                if runs and runs[-1].stop == part.start:
+                    runs[-1] = range(runs[-1].start, part.stop)
                 else:
-                    runs.append(range(first, end))
-                start = gone.find(0, stop)
+                    runs.append(part)
         return runs
+
+
+def _is_damaged(chunk: Chunk) -> bool:
+    """Whether a chunk was read, and its messages are not what was written."""
+    return bool(chunk.origins) and not chunk.raws and chunk.offsets is None
+
+
+def _live_bits(chunk: Chunk) -> int:
+    """A bit for each message of a chunk, set if it is not settled."""
+    bits = (1 << chunk.count) - 1
+    if chunk.gone is not None:
+        bits ^= int(chunk.gone[chunk.count - 1 :: -1].translate(_DIGITS), 2)
+    return bits
+
+
+def _live_parts(chunk: Chunk, here: range) -> list[range]:
+    """Those of a run within a chunk that are not settled, as runs of the same step."""
+    if not here or chunk.gone is None:
+        return [here] if here else []
+    gone = chunk.gone[here[0] - chunk.base : here[-1] - chunk.base + 1 : here.step]
+    parts = []
+    start = gone.find(0)
+    while start >= 0:
+        stop = gone.find(1, start)
+        stop = len(gone) if stop < 0 else stop
+        parts.append(here[start:stop])
+        start = gone.find(0, stop)
+    return parts
+
+
+def _persistent_runs(
+    messages: dict[int, tuple[Origin, bytes]],
+) -> list[tuple[int, list[Origin], list[bytes]]]:
+    """Messages that outlive the node, in runs: first index, origins, octets."""
+    runs: list[tuple[int, list[Origin], list[bytes]]] = []
+    for index, (origin, raw) in messages.items():
+        if not origin.traits.persistent:
+            continue
+        if not runs or runs[-1][0] + len(runs[-1][2]) != index:
+            runs.append((index, [], []))
+        runs[-1][1].append(origin)
+        runs[-1][2].append(raw)
+    return runs
 
 
 def _in_chunks(messages: dict[int, tuple[Origin, bytes]], borders: list[int]) -> list[Chunk]:
@@ -612,6 +879,8 @@ def _in_chunks(messages: dict[int, tuple[Origin, bytes]], borders: list[int]) ->
             chunk.origins += [origin] * missing
             chunk.count += missing
         extend(chunk, origin, [raw], len(raw))
+    for chunk in chunks:  # As if those that are missing had been of the same size.
+        chunk.size_bytes = chunk.size_bytes * chunk.count // chunk.live
     return chunks
 
 

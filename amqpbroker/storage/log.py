@@ -49,6 +49,29 @@ class Bodies:
     persistent_octets: int = 0
 
 
+class Followers(ABC):
+    """Those who follow a log elsewhere: other nodes' copies of it, seen from their leader.
+
+    While a log has them (`DiskLog.follow`), its marks do not move by themselves, and what is
+    settled is not forgotten: they say when (`DiskLog.advance`, `DiskLog.forget`).
+    """
+
+    @abstractmethod
+    def appended(self, first: int, origin: Origin, raws: list[bytes]) -> None:
+        """A run was appended from index ``first`` on; ``raws`` is not to be changed."""
+
+    @abstractmethod
+    def settled(self, indexes: range) -> None:
+        """Messages are not needed any more: the log is to `forget` them in time, each once."""
+
+    @abstractmethod
+    def kept(self, end: int) -> None:
+        """All that was appended below ``end`` is as safe on this node as it gets.
+
+        Synced, if it is persistent. Perhaps in the midst of an append.
+        """
+
+
 class Log(ABC):
     """Messages in order, with a mark for what may be delivered and one for what may be confirmed.
 
@@ -66,6 +89,8 @@ class Log(ABC):
     """Messages that were there when the log was opened; of another life of the node."""
     fresh_from: int = 0
     """Those of them from this index on were never delivered."""
+    followers: Followers | None = None
+    """Who says what becomes of the marks, and of messages that are settled."""
 
     @abstractmethod
     def append(self, origin: Origin, raws: list[bytes]) -> int:
@@ -97,7 +122,7 @@ class Log(ABC):
 
     @abstractmethod
     def settle(self, indexes: range) -> None:
-        """Forget messages: each of them is settled once, and cannot be read any more."""
+        """Messages are not needed any more: each of them is settled once, and is not read again."""
 
     @abstractmethod
     def bodies(self) -> Bodies:
@@ -311,7 +336,7 @@ class MemoryLog(Log):
     def read(self, indexes: range) -> Batch:
         chunk = self._chunk_of(indexes[0])
         self._make_ready(chunk)
-        here = _inside(indexes, chunk)
+        here = inside(indexes, chunk)
         raws = chunk.raws[_slice(here, chunk.base)]
         if len(raws) > 1 and sum(map(len, raws)) > READ_BYTES_MAX:
             sizes = list(accumulate(map(len, raws)))
@@ -327,15 +352,18 @@ class MemoryLog(Log):
 
     def origins(self, indexes: range) -> list[Origin]:
         chunk = self._chunk_of(indexes[0])
-        here = _inside(indexes, chunk)
+        here = inside(indexes, chunk)
         if len(chunk.origins) < chunk.count:  # Packed: they all have the same.
             return chunk.origins * len(here)
         return chunk.origins[_slice(here, chunk.base)]
 
     def settle(self, indexes: range) -> None:
+        if self.followers is not None:
+            self.followers.settled(indexes)
+            return
         while indexes:
             chunk = self._chunk_of(indexes[0])
-            here = _inside(indexes, chunk)
+            here = inside(indexes, chunk)
             indexes = indexes[len(here) :]
             self._forget(chunk, here)
 
@@ -371,7 +399,7 @@ class MemoryLog(Log):
         octets = 0
         while indexes:
             chunk = self._chunk_of(indexes[0])
-            here = _inside(indexes, chunk)
+            here = inside(indexes, chunk)
             indexes = indexes[len(here) :]
             if len(here) <= _LOOKED_AT_MAX and chunk.raws:
                 octets += sum(map(_body_octets, chunk.raws[_slice(here, chunk.base)]))
@@ -447,7 +475,7 @@ def extend(chunk: Chunk, origin: Origin, raws: list[bytes], size_bytes: int) -> 
     chunk.size_bytes += size_bytes
 
 
-def _inside(indexes: range, chunk: Chunk) -> range:
+def inside(indexes: range, chunk: Chunk) -> range:
     """The first of ``indexes``, as far as they lie in ``chunk``."""
     stop = chunk.base + chunk.count
     if indexes[-1] < stop:

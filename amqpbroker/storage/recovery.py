@@ -145,14 +145,16 @@ class Kept:
     def state(self, is_clean: bool) -> LogState:
         """Where the log stands; after anything but an orderly stop, all may have been delivered.
 
-        From here on ``messages`` are those that lie in no segment.
+        From here on ``messages`` are those that lie in no segment: not even in one of them as one
+        that is gone, for then it has come back.
         """
         chunks = []
         indexes = sorted(self.messages)
         for stored in self._stored:
             start = bisect_left(indexes, stored.first)
             for index in indexes[start : bisect_left(indexes, stored.first + len(stored.gone))]:
-                del self.messages[index]
+                if not stored.gone[index - stored.first]:
+                    del self.messages[index]
             live = stored.gone.count(0)
             if live:
                 count = len(stored.gone)

@@ -47,11 +47,13 @@ _RENEWED_AT_ONCE = 64
 
 @attrs.define
 class _Run:
-    """Neighbouring messages of one log that wait to be written."""
+    """Neighbouring messages of one log that wait to be written, behind what was ``settled``."""
 
     first: int
     origins: list[Origin]
     raws: list[bytes]
+    settled: list[range] = attrs.Factory(list)
+    when_kept: list[Callable[[], None]] = attrs.Factory(list)
 
 
 @attrs.define
@@ -123,11 +125,25 @@ class Wal(Journal):
 
     def messages(self, log: DiskLog, first: int, origin: Origin, raws: list[bytes]) -> None:
         runs = self._gather(log).runs
-        if runs and runs[-1].first + len(runs[-1].raws) == first:
-            runs[-1].origins += [origin] * len(raws)
-            runs[-1].raws += raws
+        last = runs[-1] if runs else None
+        if last is not None and last.first + len(last.raws) == first and not last.when_kept:
+            last.origins += [origin] * len(raws)
+            last.raws += raws
         else:
             runs.append(_Run(first, [origin] * len(raws), list(raws)))
+
+    def filled(self, log: DiskLog, first: int, origins: list[Origin], raws: list[bytes]) -> None:
+        gathered = self._gather(log)
+        settled, gathered.settled = gathered.settled, []  # Perhaps these very messages.
+        gathered.runs.append(_Run(first, origins, raws, settled))
+
+    def when_kept(self, log: DiskLog, call: Callable[[], None]) -> None:
+        gathered = self._gathered.get(log)
+        if gathered is not None and gathered.runs:
+            gathered.runs[-1].when_kept.append(call)
+        else:  # They are being written.
+            self._wake()
+            self._waiting.append(call)
 
     def settled(self, log: DiskLog, indexes: range) -> None:
         settled = self._gather(log).settled
@@ -213,6 +229,11 @@ class Wal(Journal):
         for log, runs, settled in self._take_gathered(restated):
             log_id, epoch = log.log_id, log.epoch
             for run in runs:
+                if run.settled:
+                    self._said_count += len(run.settled)
+                    ranges = encode_ranges(run.settled)
+                    records.append(encode_record(Kind.SETTLED, log_id, epoch, ranges))
+                waiting += run.when_kept
                 self._said_count += len(run.raws)
                 image = encode_image(run.first, run.origins, run.raws)
                 records.append(encode_record(Kind.MESSAGES, log_id, epoch, image))
@@ -258,9 +279,11 @@ class Wal(Journal):
                 break
             told = self._gathered[log]
             runs: list[_Run] = []
-            while log in restated and told.runs and told.runs[0].first < log.renewed_end:
-                runs.append(told.runs.pop(0))
-                room_bytes -= sum(map(len, runs[-1].raws))
+            if log in restated:
+                old = [at for at, run in enumerate(told.runs) if run.first < log.renewed_end]
+                count = old[-1] + 1 if old else 0
+                runs, told.runs = told.runs[:count], told.runs[count:]
+                room_bytes -= sum(len(raw) for run in runs for raw in run.raws)
             while told.runs and room_bytes > 0:
                 run, rest = _cut(told.runs[0], room_bytes)
                 told.runs[:1] = [rest] if rest is not None else []
@@ -435,8 +458,15 @@ def _cut(run: _Run, room_bytes: int) -> tuple[_Run, _Run | None]:
     count = bisect_left(list(accumulate(map(len, run.raws))), room_bytes) + 1
     if count >= len(run.raws):
         return run, None
-    rest = _Run(run.first + count, run.origins[count:], run.raws[count:])
-    return _Run(run.first, run.origins[:count], run.raws[:count]), rest
+    rest = attrs.evolve(
+        run,
+        first=run.first + count,
+        origins=run.origins[count:],
+        raws=run.raws[count:],
+        settled=[],
+    )
+    run.origins, run.raws, run.when_kept = run.origins[:count], run.raws[:count], []
+    return run, rest
 
 
 def _sign(kind: Kind) -> bytes:

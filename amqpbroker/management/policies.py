@@ -1,13 +1,14 @@
 """Policies: those of users, and those of the operator."""
 
 import html
+from collections.abc import Container
 from typing import Any
 
 from amqpbroker.broker.policy_keys import check_policy
 from amqpbroker.definitions import PolicyDefinition, delete, put
 from amqpbroker.errors import DefinitionError
 from amqpbroker.management import rendering
-from amqpbroker.management.call import Call, Fault, bad_request
+from amqpbroker.management.call import Call, Fault, bad_request, not_found
 from amqpbroker.management.listing import Listing
 from amqpbroker.queues.queue import Pending
 
@@ -80,6 +81,69 @@ class PolicyResource:
         policy = self._named(call)
         assert policy is not None
         return call.broker.submit(delete(policy))
+
+
+_KEYS = {"name", "pattern", "definition", "priority", "apply-to"}
+
+
+async def apply(call: Call) -> Any:
+    """Set several policies, all or none: nothing is changed unless each of them may be.
+
+    With ``dry_run`` nothing is changed at all. The answer says of each what it is: new, changed, or
+    there already. Should the cluster's store fail halfway, it may be asked again.
+    """
+    vhost = call.broker.vhosts.get(call.path["vhost"])
+    if vhost is None:
+        raise not_found()
+    [asked] = call.fields("policies")
+    wanted = _parse_all(vhost.name, asked)
+    changes = []
+    gathered = call.gather()
+    for policy in wanted:
+        there = vhost.policies.named(policy.name)
+        change = "new" if there is None else "none" if there == policy else "changed"
+        changes.append({"name": policy.name, "change": change})
+        if change != "none" and not call.flag("dry_run"):
+            gathered.add(call.broker.submit(put(policy)))
+    await gathered.all()
+    return changes
+
+
+def _parse_all(vhost: str, asked: Any) -> list[PolicyDefinition]:
+    """Policies as a list of JSON says them. Raises `Fault` (400), which tells all that is wrong."""
+    if not isinstance(asked, list):
+        raise bad_request("policies must be a list of objects")
+    wanted: dict[str, PolicyDefinition] = {}
+    faults = []
+    for place, each in enumerate(asked, 1):
+        name = each.get("name") if isinstance(each, dict) else None
+        title = f"policy '{name}'" if isinstance(name, str) else f"policy number {place}"
+        fault = _fault(each, name, wanted)
+        if fault is None:
+            try:
+                wanted[str(name)] = parse_policy(vhost, str(name), each, is_operator=False)
+            except DefinitionError as error:
+                fault = "; ".join(line for line in str(error).splitlines()[1:] if line)
+        if fault is not None:
+            faults.append(f"{title}: {fault}")
+    if faults:
+        raise bad_request("\n".join(faults))
+    return list(wanted.values())
+
+
+def _fault(policy: Any, name: Any, before: Container[str]) -> str | None:
+    """What is wrong with a policy, apart from what it says."""
+    if not isinstance(policy, dict):
+        return "it is no object"
+    missing = [key for key in ("name", "pattern", "definition") if key not in policy]
+    if missing:
+        return f"it has no {' and no '.join(missing)}"
+    if not isinstance(name, str) or not name:
+        return "its name must be a text"
+    strange = sorted(policy.keys() - _KEYS)
+    if strange:
+        return f"it has {', '.join(strange)}, which no policy has"
+    return "it is there twice" if name in before else None
 
 
 USERS = PolicyResource(is_operator=False)

@@ -392,4 +392,5 @@ RESOURCES = (
         exists=operations.is_this_node,
     ),
     Resource("/amqpbroker/nodes/{node}", administrator, delete=operations.forget),
+    Resource("/amqpbroker/policies/{vhost}", policymaker, post=policies.apply),
 )

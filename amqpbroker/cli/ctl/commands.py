@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from amqpbroker.cli.ctl import (
+    apply,
     checks,
     cluster,
     files,
@@ -32,6 +33,7 @@ from amqpbroker.cli.ctl.command import (
 from amqpbroker.cli.ctl.help import all_usage, command_list, command_usage, suggestion
 
 _ROOMS = (
+    apply,
     checks,
     cluster,
     files,
@@ -93,5 +95,5 @@ def _commands(name: str, *tools: str) -> dict[str, Command]:
 
 
 _COMMANDS = {tool: _commands(tool, tool) for tool in TOOLS} | {
-    OWN_NAME: _commands(OWN_NAME, *(tool for tool in TOOLS if tool != PLUGINS))
+    OWN_NAME: _commands(OWN_NAME, OWN_NAME, *(tool for tool in TOOLS if tool != PLUGINS))
 }

@@ -48,8 +48,11 @@ def _plain(name: str) -> Column:
 
 
 def _count(name: str) -> Column:
-    """A number; of what was just made RabbitMQ's API knows none yet."""
-    return Column(lambda item: item.get(name, 0), (name,))
+    """A number; of what was just made RabbitMQ's API knows none yet.
+
+    And of queues that are down nobody knows any.
+    """
+    return Column(lambda item: item.get(name, "" if item.get("state") == "down" else 0), (name,))
 
 
 def _table(name: str) -> Column:

@@ -170,7 +170,7 @@ def _execute(command: Command, parsed: Parsed, program: str, around: Surrounding
             if banner is not None:
                 around.stdout.write(f"{banner}\n")
                 around.stdout.flush()
-        if not options.get("dry_run"):
+        if not options.get("dry_run") or "dry_run" in command.switches:
             around.stdout.write(format_answer(command.run(call), call, formatter))
             around.stdout.flush()
     except (ApiRefused, ApiTimeout, ApiUnreachable) as error:

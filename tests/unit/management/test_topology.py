@@ -217,3 +217,55 @@ async def test_a_policy_that_makes_no_sense_is_400(api: Api) -> None:
         "[{key_missing,pattern},{key_missing,definition}]",
     )
     assert (await api.call("PUT", "/policies/nope/p", body)).data["reason"] == "vhost_not_found"
+
+
+# -- several policies at once --------------------------------------------------------------------
+
+
+def _policy(name: object, **more: object) -> dict[str, object]:
+    return {"name": name, "pattern": "^q", "definition": {"max-length": 3}, **more}
+
+
+async def test_several_policies_are_set_at_once(api: Api) -> None:
+    await api.put("/policies/%2F/same", {"pattern": "^q", "definition": {"max-length": 3}})
+    await api.put("/policies/%2F/old", {"pattern": "x", "definition": {"max-length": 3}})
+    body = {"policies": [_policy("same"), _policy("old"), _policy("new", priority=3)]}
+    changes = [
+        {"name": "same", "change": "none"},
+        {"name": "old", "change": "changed"},
+        {"name": "new", "change": "new"},
+    ]
+    path = "/amqpbroker/policies/%2F"
+    answer = await api.call("POST", path, body | {"dry_run": True})
+    assert (answer.status, answer.data) == (200, changes)
+    assert len(await api.get("/policies")) == 2
+    assert (await api.call("POST", path, body)).data == changes
+    assert (await api.get("/policies/%2F/new"))["priority"] == 3
+    assert (await api.get("/policies/%2F/old"))["pattern"] == "^q"
+    assert (await api.call("POST", "/amqpbroker/policies/nope", body)).status == 404
+
+
+async def test_none_of_several_policies_is_set_if_one_may_not_be(api: Api) -> None:
+    wrong = [
+        _policy("good"),
+        _policy("odd", definition={"max-length": "x", "foo": 1}),
+        _policy("good"),
+        {"name": "empty"},
+        _policy("strange", priorty=1),
+        _policy(""),
+        3,
+    ]
+    answer = await api.call("POST", "/amqpbroker/policies/%2F", {"policies": wrong})
+
+    assert answer.status == 400
+    assert answer.data["reason"].splitlines() == [
+        "policy 'odd': <<\"x\">> is not a valid maximum length",
+        "policy 'good': it is there twice",
+        "policy 'empty': it has no pattern and no definition",
+        "policy 'strange': it has priorty, which no policy has",
+        "policy '': its name must be a text",
+        "policy number 7: it is no object",
+    ]
+    assert await api.get("/policies") == []
+    assert (await api.call("POST", "/amqpbroker/policies/%2F", {"policies": 3})).status == 400
+    assert (await api.call("POST", "/amqpbroker/policies/%2F", {})).status == 400

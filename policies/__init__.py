@@ -1,0 +1,1 @@
+"""Policy files for usual cases, which ``amqpbrokerctl apply NAME`` finds."""

@@ -156,10 +156,10 @@ class Call:
         own = self.broker.name if self.cluster is None else self.cluster.name
         return self.broker.cluster_name or own
 
-    def runs(self, node: str) -> bool:
-        """Whether a node is up."""
+    def reaches(self, node: str) -> bool:
+        """Whether what is on a node can be used from here."""
         cluster = self.cluster
-        return cluster is None or node == self.broker.name or node in cluster.running
+        return cluster is None or node == self.broker.name or node in cluster.linked
 
     # -- virtual hosts -------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ import trio
 from amqpbroker.management.call import Call
 from amqpbroker.management.listing import Breather
 
-SILENCE_S_MAX = 1.0
+SILENCE_S_MAX = 2.0
 """How long a node that is to tell something may be silent."""
 
 

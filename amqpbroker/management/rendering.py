@@ -165,16 +165,10 @@ def queue(call: Call, there: Queue) -> dict[str, Any] | None:
     """A queue as it is listed; None: it was deleted meanwhile."""
     if there.version:
         return None
-    definition, stat = there.definition, there.glance()
+    definition = there.definition
     node = definition.leader or call.broker.name
-    lengths, counts = messages(stat), queue_counts(there.counts)
-    details = call.rates.details(there, lengths | counts)
-    capacity: float = 0
-    if stat.consumers:
-        capacity = 0.0 if stat.ready else 1.0
-    stats = message_stats(details, counts)
     in_force = _in_force(call.broker.vhosts[definition.vhost].policies.of_queue(definition))
-    return {
+    about = {
         "name": definition.name,
         "vhost": definition.vhost,
         "type": definition.type,
@@ -183,8 +177,24 @@ def queue(call: Call, there: Queue) -> dict[str, Any] | None:
         "exclusive": definition.exclusive,
         "arguments": table(definition.arguments),
         "node": node,
-        "state": "running" if call.runs(node) else "down",
+        "state": "running" if call.reaches(node) else "down",
         **in_force,
+        **_mirrors(there, in_force),
+        "recoverable_slaves": None,
+        "storage_version": 2,
+    }
+    return about if about["state"] == "down" else about | _queue_in_numbers(call, there)
+
+
+def _queue_in_numbers(call: Call, there: Queue) -> dict[str, Any]:
+    """What is in a queue, and what went through it; nobody knows that of one that is down."""
+    stat = there.glance()
+    lengths, counts = messages(stat), queue_counts(there.counts)
+    details = call.rates.details(there, lengths | counts)
+    capacity: float = 0
+    if stat.consumers:
+        capacity = 0.0 if stat.ready else 1.0
+    return {
         **_owner(there),
         "consumers": stat.consumers,
         "consumer_utilisation": capacity,
@@ -193,7 +203,7 @@ def queue(call: Call, there: Queue) -> dict[str, Any] | None:
         "single_active_consumer_tag": None,
         "idle_since": time_text(call.rates.changed_ms(there)),
         **{name: value for name, value in details.items() if name.startswith("messages")},
-        **stats,
+        **message_stats(details, counts),
         "messages_ram": lengths["messages"],
         "messages_ready_ram": lengths["messages_ready"],
         "messages_unacknowledged_ram": lengths["messages_unacknowledged"],
@@ -203,9 +213,6 @@ def queue(call: Call, there: Queue) -> dict[str, Any] | None:
         "reductions": 0,
         "reductions_details": {"rate": 0.0},
         "garbage_collection": NO_COLLECTION,
-        "storage_version": 2,
-        **_mirrors(there, in_force),
-        "recoverable_slaves": None,
     }
 
 

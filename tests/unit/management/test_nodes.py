@@ -64,13 +64,15 @@ async def test_a_queue_is_on_the_node_that_leads_it(cluster: Api, broker: Broker
     for name, leader in (("a", ""), ("b", OTHER), ("c", LOST)):
         broker.submit(put(QueueDefinition("/", name, leader=leader)))
 
-    queues = await cluster.get("/queues?columns=node,state")
+    queues = await cluster.get("/queues")
 
-    assert [(queue["node"], queue["state"]) for queue in queues] == [
-        (OWN, "running"),
-        (OTHER, "running"),
-        (LOST, "down"),
+    assert [(queue["node"], queue["state"], queue.get("messages")) for queue in queues] == [
+        (OWN, "running", 0),
+        (OTHER, "running", 0),
+        (LOST, "down", None),
     ]
+    cluster.facts.cluster = lambda: status(linked=())
+    assert (await cluster.get("/queues/%2F/b"))["state"] == "down"
 
 
 async def test_a_store_that_is_away_is_an_alarm(api: Api) -> None:

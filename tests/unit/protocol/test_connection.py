@@ -223,6 +223,21 @@ def test_whatever_comes_on_a_closing_channel_is_ignored_until_close_ok(running: 
         take(connection, encode_method(1, commands.Channel.CloseOk()) + PUBLISH)
 
 
+def test_whoever_counts_channels_is_asked_before_one_is_opened(running: Running) -> None:
+    connection = running()
+
+    def refuse() -> None:
+        raise NotAllowed("no more channels")
+
+    connection.before_channel = refuse
+    with pytest.raises(NotAllowed, match="no more"):
+        say(connection, commands.Channel.Open())
+    assert connection.outbox_bytes == 0
+    connection.before_channel = lambda: None
+    (event,) = say(connection, commands.Channel.Open(), 2)
+    assert isinstance(event, ChannelOpened)
+
+
 def test_a_channel_may_be_opened_again_after_close_ok(running: Running) -> None:
     connection = running(1)
     connection.close_channel(1, NotFound("gone"), 0)

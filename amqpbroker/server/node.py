@@ -3,9 +3,8 @@
 import errno
 import logging
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from types import TracebackType
-from typing import Any, Self
+from contextlib import asynccontextmanager
+from typing import Any
 
 import attrs
 import trio
@@ -25,6 +24,7 @@ from amqpbroker.server.clustering import Clustering
 from amqpbroker.server.config import Config
 from amqpbroker.server.joining import Joining, link_network, open_store
 from amqpbroker.server.keeping import Keeping
+from amqpbroker.server.running import Running
 from amqpbroker.storage.log import Log
 from amqpbroker.world import Listener, Network, World, real_world
 
@@ -37,7 +37,7 @@ CHANGEABLE = {"disk_free_limit", "log_level", "vm_memory_high_watermark"}
 """The settings that may change while a node runs."""
 
 
-class Node:
+class Node(Running):
     """One node, as a context: ``async with Node(config) as node`` serves until the block is left.
 
     Leaving tells every client why, and gives it ``shutdown_timeout_s`` to close. A ``store`` takes
@@ -61,7 +61,6 @@ class Node:
         )
         self._keeping: Keeping | None = None
         self._listener: Listener | None = None
-        self._running: AbstractAsyncContextManager[None]
         self._nursery: trio.Nursery
         self._tick_lot = trio.lowlevel.ParkingLot()
         self._behind_lot = trio.lowlevel.ParkingLot()
@@ -135,19 +134,6 @@ class Node:
             raise ConfigError(str(error.args[0])) from error
         logging.getLogger().setLevel(self.config.log_level.upper())
         self._check_resources()
-
-    async def __aenter__(self) -> Self:
-        self._running = self._run()
-        await self._running.__aenter__()
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> bool | None:
-        return await self._running.__aexit__(kind, error, trace)
 
     @asynccontextmanager
     async def _run(self) -> AsyncIterator[None]:

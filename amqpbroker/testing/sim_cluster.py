@@ -13,9 +13,8 @@ host on the network (``node1`` …), and a way to etcd.
 
 import random
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from types import TracebackType
-from typing import Any, Self
+from contextlib import asynccontextmanager
+from typing import Any
 
 import attrs
 import trio
@@ -23,6 +22,7 @@ import trio
 from amqpbroker.errors import ConfigError, DataError, DiskFailure
 from amqpbroker.server.config import Config
 from amqpbroker.server.node import Node
+from amqpbroker.server.running import Running
 from amqpbroker.testing.client import Client
 from amqpbroker.testing.sim_disk import SimCrash, SimDisk
 from amqpbroker.testing.sim_etcd import SimEtcd, SimEtcdClient
@@ -124,7 +124,7 @@ class SimMachine:
 
 
 @attrs.define
-class SimCluster:
+class SimCluster(Running):
     """``count`` nodes over one simulated etcd, as a context in which they run.
 
     They are all started, unless ``started`` says how many of them.
@@ -136,24 +136,10 @@ class SimCluster:
     etcd: SimEtcd = attrs.field(init=False)
     machines: list[SimMachine] = attrs.field(init=False)
     _nursery: trio.Nursery = attrs.field(init=False)
-    _running: AbstractAsyncContextManager[None] = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self.etcd = SimEtcd(self.sim.world.clock, random.Random(f"etcd {self.sim.seed}"))
         self.machines = [SimMachine(self, number) for number in range(self.count)]
-
-    async def __aenter__(self) -> Self:
-        self._running = self._run()
-        await self._running.__aenter__()
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> bool | None:
-        return await self._running.__aexit__(kind, error, trace)
 
     @asynccontextmanager
     async def _run(self) -> AsyncIterator[None]:

@@ -128,7 +128,7 @@ class RemoteNode:
         self.purses.take(account, len(indexes))
         member = self.members.get(number)
         if member is not None:  # Else the queue is deleted, and the holder does not know it yet.
-            member.queue.take(member, indexes, batch, redelivered)
+            member.queue.take(member, account, indexes, batch, redelivered)
         return len(indexes)
 
     def _asked(self, number: int) -> tuple[RemoteQueue | None, Pending[Any]]:

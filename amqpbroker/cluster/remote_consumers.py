@@ -50,6 +50,10 @@ class Member:
     limit: int = 0
     limit_bytes: int = 0
     purse: Purse | None = None
+    account: int = 0
+    """The number of its purse, as the holder knows it."""
+    closed_account: int = 0
+    """What comes on account of this purse, or of one before, goes back; 0: nothing does."""
     held: list[tuple[range, Batch, bool]] = attrs.Factory(list)
     """What has come, and waits for credit: the peer of a channel is slow in taking."""
 
@@ -65,14 +69,18 @@ class Member:
         if (
             window < 2 * room <= 2 * window
             and 2 * room_bytes > WINDOW_BYTES
-            and (purse is None or 2 * (purse.limit - purse.taken) > window)
+            and (purse is None or self._has_room_in(purse, window))
         ):
             return False
         self.limit = self.taken + window
         self.limit_bytes = self.taken_bytes + WINDOW_BYTES
         if purse is not None:
             purse.limit = max(purse.limit, purse.taken + window)
+            self.account = purse.number
         return True
+
+    def _has_room_in(self, purse: Purse, window: int) -> bool:
+        return purse.number == self.account and 2 * (purse.limit - purse.taken) > window
 
     def told_limit(self) -> Limit:
         """The limit, as the holder is told."""
@@ -98,7 +106,7 @@ class Purses:
             del purse.members[member]
             if not purse.members:
                 del self._by_key[purse.key], self._by_number[purse.number]
-        member.purse = None
+        member.purse, member.closed_account = None, 0
         if key is not None:
             purse = self._by_key.get(key)
             if purse is None:
@@ -108,6 +116,22 @@ class Purses:
             purse.members[member] = None
             member.purse = purse
         return True
+
+    def close_account(self, member: Member) -> None:
+        """Tell what the holder sends to a consumer from now on from what it has sent before.
+
+        The purse has another number then, of which the holder hears with the next limit.
+        """
+        purse = member.purse
+        if purse is None:
+            return
+        member.closed_account = purse.number
+        del self._by_number[purse.number]
+        self._number += 1
+        purse.number, purse.taken, purse.limit = self._number, 0, 0
+        self._by_number[purse.number] = purse
+        for each in purse.members:
+            each.queue.stir(each)
 
     def take(self, number: int, count: int) -> None:
         """Messages have come on account of a purse; one that nobody uses any more is none."""

@@ -237,8 +237,10 @@ class RemoteQueue(Queue):
         else:
             self._waiting.append(_Settled([(indexes, outcome)]))
 
-    def take(self, member: Member, indexes: range, batch: Batch, redelivered: bool) -> None:
-        """Messages have come for a consumer."""
+    def take(
+        self, member: Member, account: int, indexes: range, batch: Batch, redelivered: bool
+    ) -> None:
+        """Messages have come for a consumer, on account of a purse."""
         member.taken += len(indexes)
         member.taken_bytes += sum(map(len, batch.raws))
         offset = self._offset
@@ -249,7 +251,9 @@ class RemoteQueue(Queue):
             self._give_back(member, indexes)
             return
         self.stir(member)
-        if member.held:
+        if account <= member.closed_account and member.closed_account:
+            self._give_back(member, indexes, is_seen=redelivered)
+        elif member.held:
             member.held.append((indexes, batch, redelivered))
         else:
             self._hand_over(member, consumer, indexes, batch, redelivered)
@@ -260,7 +264,8 @@ class RemoteQueue(Queue):
         """Give a consumer what it has credit for; returns the number.
 
         The rest goes back, if another's credit has run out with its own: there may be others who
-        have some. Else it waits here, for a peer that is slow, or since nobody can have it back.
+        have some; and so does all that was sent before the holder can know, for it lies behind.
+        Else it waits here, for a peer that is slow, or since nobody can have it back.
         """
         credit = consumer.credit
         count = len(indexes)
@@ -273,6 +278,7 @@ class RemoteQueue(Queue):
             consumer.deliver(self, indexes[:given], part, redelivered)
         if consumer.purse is not None and not member.no_ack:
             self._give_back(member, indexes[given:], is_seen=redelivered)
+            self._node.purses.close_account(member)
             consumer.park()  # At once: who had to give something back is the first to be served.
         else:
             rest = Batch(batch.origins[given:], batch.raws[given:])

@@ -337,6 +337,25 @@ def test_what_is_too_much_for_shared_credit_goes_back_unseen(holder: Holder, ask
     assert not any(taken.redelivered for taken in drain.taken)
 
 
+def test_what_lies_behind_what_went_back_goes_back_too(holder: Holder, asker: Asker) -> None:
+    pool = CreditPool(4)
+    queue, consumer = asker.open(DEFINITION), FakeConsumer(pool=pool)
+    queue.consume(consumer)
+    holder.settle()
+    asker.stream.serving.is_held = True
+    for _ in range(2):
+        holder.queues[7].publish(fake_origin(), numbered(2))
+        holder.settle()
+
+    pool.credit = 1  # A consumer of another queue has had the rest, and gives it back too late.
+    consumer.park = lambda: consumer.give(queue, 3)  # type: ignore[method-assign]
+    consumer.parked = True
+    asker.stream.serving.is_held = False
+    holder.settle()
+
+    assert consumer.indexes == [0, 1, 2, 3]
+
+
 def test_what_goes_back_unseen_is_flagged_if_another_has_later_ones(holder: Holder) -> None:
     pool = CreditPool(3)
     consumers = [FakeConsumer(pool=pool) for _ in range(2)]

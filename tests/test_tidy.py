@@ -40,6 +40,7 @@ NO_ASYNC = {
     "routing",
 }
 DOORS_OF_SYNCHRONOUS_ROOMS = (
+    "cluster/deaths",
     "cluster/etcd/",
     "cluster/link",
     "cluster/membership",

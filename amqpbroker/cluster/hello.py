@@ -203,6 +203,8 @@ class Accepting(Handshake):
         self, own: Identity, nonce: bytes, incarnation_of: Callable[[str], int | None]
     ) -> None:
         super().__init__(own, nonce)
+        self.is_later_life = False
+        """Whether the peer has proved to be a member in a later life than is known of it."""
         self._incarnation_of = incarnation_of
         self._magic = b""
 
@@ -248,6 +250,7 @@ class Accepting(Handshake):
                 f"{own.node} knows no node {self.node} in cluster '{own.cluster}'", True
             )
         if known != self.incarnation:
+            self.is_later_life = self.incarnation > known
             raise self._refuse(_other_life(own.node, self.node, known, self.incarnation), True)
 
 

@@ -2,11 +2,13 @@
 
 Such a queue names the life of the node that it ends with. That life is over when the node has begun
 another, or is not registered any more; but a store that was away ends all registrations at once,
-and a node that is linked all the same lives on. So nobody is in a hurry.
+and a node that is linked all the same lives on. So nobody is in a hurry, unless the node is known
+to have ended (`Deaths`).
 """
 
 from collections.abc import Callable, Mapping
 
+from amqpbroker.cluster.deaths import Death
 from amqpbroker.cluster.feed import Feed
 from amqpbroker.cluster.members import Member
 from amqpbroker.cluster.membership import KEEP_ALIVE_S, LEASE_S
@@ -62,6 +64,15 @@ class Leavings:
 
     # -- by those who stay ---------------------------------------------------------------------
 
+    def over(self, death: Death) -> None:
+        """Lives of a node are over, which is known: what they have left goes at once.
+
+        What they had asked for, and comes to be only now, goes with what is collected later.
+        """
+        if death.is_ours:
+            node, last = death.node, death.incarnation
+            self._delete(lambda owner: _node(owner) == node and _life(owner) <= last)
+
     def gone(self, node: str, now_s: float) -> None:
         """A life of a node may be over."""
         self._gone[node] = now_s
@@ -96,3 +107,7 @@ class Leavings:
 
 def _node(owner: str) -> str:
     return owner.rpartition("@")[0]
+
+
+def _life(owner: str) -> int:
+    return int(owner.rpartition("@")[2])

@@ -7,7 +7,7 @@ end of a turn; the writer sends what is left, and a heartbeat when nothing was s
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from struct import Struct
 from typing import Protocol
 
@@ -49,6 +49,8 @@ STRANGERS_MAX = 64
 """Streams whose other end has not proved anything yet."""
 REDIAL_S_MIN = 0.05
 REDIAL_S_MAX = 1.0
+REFUSED_AGAIN_S = 0.05
+"""A node that refuses connections is asked once more, after so long."""
 RECEIVE_BYTES_MAX = 64 * 1024
 """Blocks over 128 KiB are new pages each time, and cost more than the turns that they save."""
 _RECEIVE_BYTES_FIRST = 16 * 1024
@@ -90,6 +92,8 @@ class StreamLink(Link):
     """One end of the streams to or from a node; it has one at a time."""
 
     def __init__(self, title: str, node: str, user: LinkUser, turn: Turning) -> None:
+        self.place: tuple[str, int] | None = None
+        """Where the other end is, or was at last, in the life of its node that is dialled now."""
         self.node = node
         self.version = 0
         self.is_up = False
@@ -159,7 +163,7 @@ class StreamLink(Link):
 
     async def serve(self, stream: Stream, handshake: Handshake, links: "Links") -> None:
         """Be up, on ``stream``, until it breaks; never raises for what the other end does."""
-        self._stream = stream
+        self._stream, self.place = stream, stream.peer
         self._outbox = Outbox()
         self._scope, self._gone = trio.CancelScope(), trio.Event()
         self._reason, self._revision = "", 0
@@ -285,8 +289,19 @@ class Links:
         self._strangers: dict[trio.CancelScope, None] = {}
         self._revision = 0
         self._complaints: dict[tuple[str, str], int] = {}
-        self.on_revision = _ignore
+        self.on_revision: Callable[[str, int], None] = _ignore
         """Called with the name of a node and its revision when it has risen."""
+        self.on_refused: Callable[[str, int], None] = _ignore
+        """Called with the name of a node and its incarnation when it refuses connections at the
+        very address where it was found in that life; again and again, as long as it does.
+
+        A node that lives listens, however slow it is: the system accepts for it. What is
+        unreachable does not answer, which is no refusal. But there are systems that refuse in the
+        name of others.
+        """
+        self.on_later_life: Callable[[str, int], None] = _ignore
+        """Called with the name of a node and its incarnation when it has proved to be in a later
+        life than it is known to be."""
 
     def to(self, node: str) -> StreamLink:
         """The link to a node, always the same; it is down as long as the node is no member."""
@@ -426,18 +441,43 @@ class Links:
         random, clock = self._world.random, self._world.clock
         while (address := self._members.get(node)) is not None:
             with trio.CancelScope() as self._dialling[node]:
-                pause_s = REDIAL_S_MIN
+                link, pause_s = self.to(node), REDIAL_S_MIN
+                link.place = None
                 while True:
                     start_s = clock.monotonic_s()
-                    await self._dial(self.to(node), address)
+                    if await self._dial(link, address) and await self._is_deserted(link, address):
+                        self.on_refused(node, address.incarnation)
                     if clock.monotonic_s() - start_s > REDIAL_S_MAX:
-                        pause_s = REDIAL_S_MIN
+                        pause_s = 0
                     await trio.sleep(pause_s * random.uniform(0.5, 1))
-                    pause_s = min(2 * pause_s, REDIAL_S_MAX)
+                    pause_s = min(2 * pause_s, REDIAL_S_MAX) or REDIAL_S_MIN
         del self._dialling[node]
 
-    async def _dial(self, link: StreamLink, address: Address) -> None:
-        """Dial once; done when the stream is over."""
+    async def _is_deserted(self, link: StreamLink, address: Address) -> bool:
+        """Whether a node that has just refused a connection was found before, and refuses there.
+
+        Twice in a row: one refusal may be that of a listener that was full, or about to begin.
+        """
+        if link.place is None:
+            return False
+        host, port = link.place
+        # A name may lead elsewhere by now: what was dialled counts only if it is that very place.
+        times = 1 if (host, port) == (address.host, address.port) else 2
+        for _ in range(times):
+            await trio.sleep(REFUSED_AGAIN_S)
+            try:
+                with trio.fail_after(DIAL_S_MAX):
+                    stream = await self._world.network.connect(host, port)
+            except ConnectionRefusedError:
+                continue
+            except (OSError, trio.TooSlowError):
+                return False
+            stream.close()
+            return False
+        return True
+
+    async def _dial(self, link: StreamLink, address: Address) -> bool:
+        """Dial once; done when the stream is over. Whether it was refused."""
         who = f"link to {link.node}"
         place = f"{address.host}:{address.port}"
         handshake = Dialling(self._own, self._nonce(), link.node, address.incarnation)
@@ -453,9 +493,11 @@ class Links:
             self._complain(who, f"{place}: {error}", _PATIENCE if error.is_passing else 1)
         except (OSError, LinkFault, trio.TooSlowError, ValueError) as error:  # No such host.
             self._complain(who, f"{place}: {_told(error)}")
+            return isinstance(error, ConnectionRefusedError)
         finally:
             if stream is not None:
                 stream.close()
+        return False
 
     async def _accept(self, stream: Stream, patience: trio.CancelScope) -> None:
         """Serve a stream that was accepted, if its other end proves to be a member.
@@ -479,6 +521,8 @@ class Links:
         except LinkRefused as error:
             times = _PATIENCE if error.is_passing else 1
             self._complain(f"{who}, {handshake.node}", str(error), times)
+            if handshake.is_later_life:
+                self.on_later_life(handshake.node, handshake.incarnation)
         except (OSError, LinkFault, trio.TooSlowError) as error:
             self._complain(who, _told(error))
         finally:
@@ -519,10 +563,11 @@ async def _shake(stream: Stream, handshake: Handshake) -> None:
             handshake.receive(data)
     except LinkRefused:
         # Octets that nobody reads turn the end into a reset, which can overtake the reason.
-        with trio.move_on_after(_REFUSAL_S_MAX):
-            await _send_all(stream, handshake.take_outbox())
-            while await stream.receive_some(HELLO_BYTES_MAX):
-                pass
+        if reason := handshake.take_outbox():
+            with trio.move_on_after(_REFUSAL_S_MAX):
+                await _send_all(stream, reason)
+                while await stream.receive_some(HELLO_BYTES_MAX):
+                    pass
         raise
 
 
@@ -538,5 +583,5 @@ def _told(error: Exception) -> str:
     return str(error)
 
 
-def _ignore(node: str, revision: int) -> None:
+def _ignore(node: str, number: int) -> None:
     """Nobody wants to hear of it."""

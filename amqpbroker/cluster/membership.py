@@ -95,6 +95,7 @@ class Membership:
         self._lease = 0
         self._is_told = True
         self._lot = trio.lowlevel.ParkingLot()
+        self._staying = trio.CancelScope()
 
     # -- joining -------------------------------------------------------------------------------
 
@@ -289,8 +290,12 @@ class Membership:
     async def run(self) -> None:
         """Keep the node registered, whatever happens to the store or to the lease.
 
-        Raises `DataError` when another process has the name by now.
+        Raises `DataError` when another process has the name by now. Returns when the node leaves.
         """
+        with self._staying:
+            await self._stay()
+
+    async def _stay(self) -> None:
         while True:
             pause_s = _RETRY_S if self.is_store_away else KEEP_ALIVE_S
             if self._is_told or self.is_store_away:
@@ -356,7 +361,8 @@ class Membership:
         raise DataError(self._forgotten())
 
     async def leave(self) -> None:
-        """Tell everybody that the node goes. Not while `run` runs; it never fails."""
+        """Tell everybody that the node goes; `run` ends. It never fails."""
+        self._staying.cancel()
         self._member = Member(0)
         with trio.move_on_after(_LEAVE_S_MAX):
             try:

@@ -11,6 +11,7 @@ import trio
 from amqpbroker import __version__
 from amqpbroker.broker.broker import Broker
 from amqpbroker.cluster.cluster_queues import ClusterQueues
+from amqpbroker.cluster.deaths import Deaths
 from amqpbroker.cluster.etcd.contract import KeyValueStore
 from amqpbroker.cluster.feed import Feed
 from amqpbroker.cluster.hello import Identity
@@ -111,6 +112,12 @@ class Clustering:
         self._links = Links(linked, broker.turn, identity, queues.remote, self._serving)
         self._links.on_revision = lambda node, revision: self._coordinator.look()
         self._leavings = Leavings(self._feed, config.name, incarnation, broker.see_to)
+        self.deaths = Deaths(store, self._feed.schema)
+        """Knows of nodes that have ended before their leases do, and tells who listens."""
+        self.deaths.listeners.append(self._leavings.over)
+        if config.link_refused_means_dead:
+            self._links.on_refused = self._see_refusal
+        self._links.on_later_life = self._see_life
         self._tasks = trio.CancelScope()
 
     # -- beginning and ending ------------------------------------------------------------------
@@ -153,6 +160,7 @@ class Clustering:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._links.run, listener)
                     nursery.start_soon(self.membership.run)
+                    nursery.start_soon(self.deaths.run)
                     nursery.start_soon(self._collect)
             finally:
                 listener.close()
@@ -165,12 +173,15 @@ class Clustering:
         )
 
     async def leave(self) -> None:
-        """Have nothing left that ends with this node, and tell everybody that it goes."""
+        """Have nothing left that ends with this node, and tell everybody that it goes.
+
+        Links are accepted until that is told: refusing them means to be gone.
+        """
         if not self.membership.is_store_away:
             with trio.move_on_after(_STOP_S_MAX):
                 await _answered(self._leavings.of_this_life())
-        self._tasks.cancel()
         await self.membership.leave()
+        self._tasks.cancel()
 
     async def _collect(self) -> None:
         """Delete what nodes have left that ended without a word."""
@@ -281,6 +292,7 @@ class Clustering:
             self._running.pop(node, None)
         else:
             self._running[node] = member
+            self.deaths.lives(node, member.inc, self._feed.modified(key))
             host, port = member.link_address
             self._addresses[node] = Address(host, port, member.inc)
             self._links.set_members(self._addresses)
@@ -295,12 +307,23 @@ class Clustering:
         if found is not None and found.uuid:
             self._nodes[node] = None
             self._leavings.gone(node, self._world.clock.monotonic_s())
+            self._see_life(node, found.inc)
         else:
             self._nodes.pop(node, None)
             if self._addresses.pop(node, None) is not None:
                 # Its links end here only: what it has said last is where a node is looked for,
                 # even while its lease has ended, for the store may have been away.
                 self._links.set_members(self._addresses)
+
+    def _see_life(self, node: str, incarnation: int) -> None:
+        """A node is in this life: those that are known of it are over, if they are earlier."""
+        known = self._addresses.get(node)
+        if known is not None and known.incarnation < incarnation:
+            self.deaths.report(node, incarnation - 1, f"incarnation {incarnation} has begun")
+
+    def _see_refusal(self, node: str, incarnation: int) -> None:
+        """A node refuses connections where it was found in that life."""
+        self.deaths.report(node, incarnation, "it refuses connections where it was linked")
 
     def _decoded(self, key: bytes, value: bytes, kind: type[Record]) -> Record | None:
         try:

@@ -161,6 +161,9 @@ class Config:
     link_key: str = attrs.field(default="", validator=_path("file"))
     advertise: str = attrs.field(default="", validator=_any_text)
     """The host, or HOST:PORT, where others reach this one; empty: where it listens."""
+    link_refused_means_dead: bool = attrs.field(default=True, validator=_flag)
+    """Take a node for gone at once when its host refuses connections where it was linked: not for
+    networks with virtual IPs, proxies or firewalls that refuse in the name of nodes that live."""
     queue_leader_locator: str = attrs.field(default="", validator=_locator)
     """Where new queues come to be; empty: where they are declared (client-local)."""
     queue_master_locator: str = attrs.field(default="", validator=_locator)

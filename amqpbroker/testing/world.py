@@ -11,7 +11,7 @@ tests and pytest-trio rely on; a test of ours fails when they go.
 
 import random
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import count
 from typing import Any, TypeVar
@@ -168,6 +168,9 @@ class _SimListener(Listener):
 
     def close(self) -> None:
         self._network.forget(self.address)
+        with suppress(trio.WouldBlock, trio.ClosedResourceError):
+            while True:
+                self._receive.receive_nowait().cut()  # Nobody will accept it any more.
         self._receive.close()
 
 
@@ -247,7 +250,11 @@ class SimNetwork(Network):
         return await self.connect_from(host, host, port)
 
     async def connect_from(self, source: str, host: str, port: int) -> SimStream:
-        """Connect from the host ``source``."""
+        """Connect from the host ``source``.
+
+        Where nobody listens that is refused at once; as long as the way there or back is severed,
+        nothing is heard at all.
+        """
         await trio.lowlevel.checkpoint()
         while (source, host) in self._severed or (host, source) in self._severed:
             await self._healed.park()

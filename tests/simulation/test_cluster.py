@@ -9,6 +9,8 @@ import pytest
 import trio
 from pamqp import commands
 
+from amqpbroker.cluster.members import MEMBER
+from amqpbroker.cluster.schema import Schema
 from amqpbroker.definitions import QueueDefinition
 from amqpbroker.errors import (
     ConfigError,
@@ -249,6 +251,158 @@ def test_a_transient_queue_is_led_where_it_should_be_and_ends_with_that_node() -
             assert leaders(cluster, 2) == {"q": "rabbit@node3"}
 
     simulate(4, scenario)
+
+
+def deaths_heard(cluster: SimCluster, number: int) -> list[tuple[str, int]]:
+    """What a node hears of the deaths of others."""
+    heard: list[tuple[str, int]] = []
+    node = cluster.machines[number].node
+    assert node is not None
+    assert node.clustering is not None
+    listeners = node.clustering.deaths.listeners
+    listeners.append(lambda death: heard.append((death.node, death.incarnation)))
+    return heard
+
+
+def test_what_a_killed_node_has_left_goes_at_once_for_its_death_is_known() -> None:
+    async def scenario(sim: Simulation) -> None:
+        async with SimCluster(sim) as cluster:
+            a, b, c = [await confirming(cluster, number) for number in range(3)]
+            await declare(a, "exclusive", exclusive=True)
+            await declare(a, "transient")
+            await declare(a, "durable", durable=True)
+            assert await publish(a, "durable", b"kept")
+            heard = [deaths_heard(cluster, number) for number in (1, 2)]
+            cluster.kill(0)
+            await trio.sleep(0.2)
+            assert heard == [[("rabbit@node1", 1)]] * 2
+            for client in (b, c):
+                assert "home node 'rabbit@node1' of durable queue 'durable'" in await passive(
+                    client, "durable"
+                )
+                for name in ("exclusive", "transient"):
+                    assert f"no queue '{name}'" in await passive(client, name)
+            assert not await publish(await confirming(cluster, 1), "durable", b"refused")
+            await declare(c, "new", durable=True, arguments={"x-queue-master-locator": "random"})
+            await cluster.start(0)
+            await trio.sleep(1)
+            assert await declare(b, "durable", passive=True) == 1
+            assert heard == [[("rabbit@node1", 1)]] * 2
+
+    simulate(21, scenario)
+
+
+def test_nobody_is_taken_for_gone_by_refusals_where_that_is_switched_off() -> None:
+    async def scenario(sim: Simulation) -> None:
+        cluster = SimCluster(sim)
+        for machine in cluster.machines:
+            machine.settings["link_refused_means_dead"] = False
+        async with cluster:
+            b = await cluster.client(1)
+            await declare(await cluster.client(0), "transient")
+            heard = deaths_heard(cluster, 1)
+            cluster.kill(0)
+            await trio.sleep(8)
+            assert "home node 'rabbit@node1' of queue 'transient'" in await passive(b, "transient")
+            assert not heard
+            await trio.sleep(12)
+            assert "no queue 'transient'" in await passive(b, "transient")
+
+    simulate(22, scenario)
+
+
+def test_a_node_that_cannot_be_reached_is_not_taken_for_gone() -> None:
+    async def scenario(sim: Simulation) -> None:
+        async with SimCluster(sim) as cluster:
+            a, b = await cluster.client(0), await cluster.client(1)
+            await declare(a, "transient")
+            heard = [deaths_heard(cluster, number) for number in range(3)]
+            for ways in (((0, 1), (0, 2)), ((1, 0), (2, 0)), ((0, 1), (1, 0), (0, 2), (2, 0))):
+                for way in ways:
+                    cluster.sever(*way)
+                await trio.sleep(20)
+                cluster.heal()
+                await trio.sleep(3)
+            for one, other in (("node1", "node2"), ("node3", "node1")):
+                sim.network.cut(one, other)
+            await trio.sleep(3)
+            assert not any(heard)
+            assert await declare(b, "transient", passive=True) == 0
+
+    simulate(23, scenario)
+
+
+def test_a_node_that_lives_though_it_seems_to_refuse_is_back_in_the_same_life(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def scenario(sim: Simulation) -> None:
+        async with SimCluster(sim) as cluster:
+            a, b = await confirming(cluster, 0), await confirming(cluster, 1)
+            await declare(a, "durable", durable=True)
+            heard = deaths_heard(cluster, 1)
+            address = ("node1", 25672)
+            listener = sim.network._listeners.pop(address)
+            sim.network.cut("node1", "node2")
+            sim.network.cut("node1", "node3")
+            await trio.sleep(0.5)
+            assert ("rabbit@node1", 1) in heard
+            sim.network._listeners[address] = listener
+            await trio.sleep(5)
+            for number in range(3):
+                node = cluster.machines[number].node
+                assert node is not None
+                assert node.clustering is not None
+                assert node.clustering.status().running["rabbit@node1"].inc == 1
+            assert "rabbit@node1 lives on, although it was taken for gone" in caplog.messages
+            assert await publish(b, "durable", b"1")
+            assert await publish(a, "durable", b"2")
+
+            del heard[:]
+            cluster.kill(0)
+            await trio.sleep(0.2)
+            assert heard == [("rabbit@node1", 1)]
+
+    simulate(24, scenario)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_node_that_stops_has_said_so_before_it_refuses_anybody(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario(sim: Simulation) -> None:
+        async with SimCluster(sim) as cluster:
+            refused: list[bool] = []
+
+            def forget(address: tuple[str, int]) -> None:
+                if address == ("node1", 25672):
+                    key = Schema("simulated").path(MEMBER, "rabbit@node1")
+                    refused.append(bool(cluster.etcd.read(key, False, False).items))
+                forget_now(address)
+
+            forget_now = sim.network.forget
+            monkeypatch.setattr(sim.network, "forget", forget)
+            await declare(await cluster.client(0), "q", durable=True)
+            await cluster.stop(0)
+            assert refused
+            assert not any(refused)
+
+    simulate(30 + seed, scenario)
+
+
+def test_a_node_that_begins_another_life_has_ended_the_one_before() -> None:
+    async def scenario(sim: Simulation) -> None:
+        cluster = SimCluster(sim)
+        for machine in cluster.machines:
+            machine.settings["link_refused_means_dead"] = False
+        async with cluster:
+            heard = deaths_heard(cluster, 1)
+            cluster.kill(0)
+            await trio.sleep(1)
+            assert not heard
+            await cluster.start(0)
+            assert heard == [("rabbit@node1", 1)]
+
+    simulate(25, scenario)
 
 
 def test_a_node_that_is_restarted_at_once_deletes_what_it_has_left() -> None:

@@ -293,6 +293,146 @@ def test_a_new_stream_takes_the_place_of_one_that_is_not_known_to_be_broken() ->
     play(scenario)
 
 
+# -- refusals ----------------------------------------------------------------------------------
+
+
+def refusals(member: Member) -> list[tuple[str, int]]:
+    """What a node hears of others that refuse it."""
+    heard: list[tuple[str, int]] = []
+    member.links.on_refused = lambda node, incarnation: heard.append((node, incarnation))
+    return heard
+
+
+def test_a_node_that_refuses_where_it_was_found_is_told_of_at_once() -> None:
+    async def scenario(sim: Simulation, a: Member, b: Member) -> None:
+        heard = refusals(a)
+        b.scope.cancel()
+        await trio.sleep(0.1)
+        assert heard == [("rabbit@b", 1)]
+        await trio.sleep(10)
+        assert set(heard) == {("rabbit@b", 1)}
+        assert 9 <= len(heard) < 30, "again and again"
+
+    play(scenario)
+
+
+def test_nothing_but_a_refusal_is_one() -> None:
+    async def scenario(sim: Simulation, a: Member, b: Member) -> None:
+        heard = refusals(a)
+        sim.network.cut("a", "b")
+        await trio.sleep(2)
+        for way in (("a", "b"), ("b", "a")):
+            sim.network.sever(*way)
+            await trio.sleep(20)
+            sim.network.heal()
+            await trio.sleep(2)
+        b.to(a).break_off("a test")
+        a.to(b).break_off("a test")
+        await trio.sleep(2)
+        assert a.to(b).is_up
+        # A machine that is off, or a process that stands still, is not there either.
+        sim.network.sever("b", "a")
+        b.scope.cancel()
+        await trio.sleep(20)
+        assert not heard
+
+    play(scenario)
+
+
+def test_a_node_that_was_never_found_in_its_life_may_refuse() -> None:
+    async def scenario(sim: Simulation, a: Member, b: Member) -> None:
+        heard = refusals(a)
+        b.scope.cancel()
+        reborn = Member(sim, "b", incarnation=2)
+        a.know(a, reborn)
+        await trio.sleep(5)
+        assert not heard
+        moved = Address("elsewhere", PORT, 2)
+        a.links.set_members({"rabbit@b": moved})
+        await trio.sleep(5)
+        assert not heard
+
+    play(scenario)
+
+
+def test_one_refusal_is_none() -> None:
+    async def scenario(sim: Simulation, a: Member, b: Member) -> None:
+        heard = refusals(a)
+        b.scope.cancel()
+        await trio.sleep(0.03)
+        async with trio.open_nursery() as nursery:
+            b.scope = trio.CancelScope()
+            nursery.start_soon(b.run)
+            await trio.sleep(2)
+            assert a.to(b).is_up
+            assert not heard
+            nursery.cancel_scope.cancel()
+
+    play(scenario)
+
+
+@pytest.mark.parametrize(("refuses", "is_heard"), [({"name", "b"}, True), ({"name"}, False)])
+def test_a_name_that_leads_elsewhere_says_nothing_of_where_the_node_was(
+    refuses: set[str], is_heard: bool
+) -> None:
+    """The node was dialled by a name, and found at the place ``b``, which is asked then."""
+
+    async def scenario(sim: Simulation, a: Member, b: Member) -> None:
+        heard = refusals(a)
+        network = sim.network.at("a")
+        dials: list[tuple[str, float]] = []
+
+        class Names(type(network)):  # type: ignore[misc]
+            async def connect(self, host: str, port: int) -> Any:
+                dials.append((host, trio.current_time()))
+                if host in refusing:
+                    raise ConnectionRefusedError("no")
+                return await super().connect("b", port)
+
+        a.links._world = attrs.evolve(a.links._world, network=Names(sim.network, "a"))
+        refusing: set[str] = set()
+        a.links.set_members({"rabbit@b": Address("name", PORT, 1)})
+        await trio.sleep(2)
+        assert a.to(b).is_up
+        refusing |= refuses
+        del dials[:]
+        sim.network.cut("a", "b")
+        await trio.sleep(0.2)
+        assert bool(heard) is is_heard
+        assert [host for host, _ in dials[:2]] == ["name", "b"]
+        if is_heard:
+            assert [host for host, _ in dials[:3]] == ["name", "b", "b"]
+            assert dials[2][1] - dials[1][1] == pytest.approx(0.05)
+
+    play(scenario)
+
+
+def test_a_node_that_proves_to_be_in_a_later_life_is_told_of() -> None:
+    async def scenario(sim: Simulation, a: Member, b: Member) -> None:
+        heard: list[tuple[str, int]] = []
+        a.links.on_later_life = lambda node, incarnation: heard.append((node, incarnation))
+        b.scope.cancel()
+        await trio.sleep(0.1)
+        for own, is_heard in (({"secret": b"another"}, False), ({}, True)):
+            reborn = Member(sim, "b", incarnation=2, **own)
+            reborn.know(a, reborn)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(reborn.run)
+                await trio.sleep(1)
+                nursery.cancel_scope.cancel()
+            assert (("rabbit@b", 2) in heard) is is_heard
+        earlier = Member(sim, "b", incarnation=0)
+        earlier.know(a, earlier)
+        del heard[:]
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(earlier.run)
+            await trio.sleep(1)
+            nursery.cancel_scope.cancel()
+        assert not heard
+
+    play(scenario)
+
+
 # -- members -----------------------------------------------------------------------------------
 
 

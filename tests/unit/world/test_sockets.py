@@ -3,6 +3,7 @@
 import socket
 import struct
 
+import pytest
 import trio
 
 from amqpbroker.world import real_world
@@ -41,3 +42,14 @@ async def test_a_stream_is_quiet_until_something_waits_to_be_received() -> None:
     ours.close()
     assert not ours.is_quiet()
     listener.close()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+async def test_a_refusal_is_told_as_such(host: str) -> None:
+    network = real_world().network
+    listener = await network.listen("127.0.0.1", 0)
+    _, port = listener.address
+    (await network.connect(host, port)).close()
+    listener.close()
+    with pytest.raises(ConnectionRefusedError):
+        await network.connect(host, port)

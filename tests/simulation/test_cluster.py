@@ -19,6 +19,7 @@ from amqpbroker.errors import (
     NotFound,
     PreconditionFailed,
 )
+from amqpbroker.routing.router import Exchange
 from amqpbroker.server.config import Config
 from amqpbroker.server.node import Node
 from amqpbroker.testing.certificates import make_certificate
@@ -108,6 +109,13 @@ def leaders(cluster: SimCluster, number: int) -> dict[str, str]:
     assert node is not None
     queues = node.broker.vhosts["/"].queues.items()
     return {name: queue.definition.leader for name, queue in queues}
+
+
+def exchanges(cluster: SimCluster, number: int) -> dict[str, Exchange]:
+    """The exchanges, as a node believes."""
+    node = cluster.machines[number].node
+    assert node is not None
+    return node.broker.vhosts["/"].router.exchanges
 
 
 def cut_off(cluster: SimCluster, number: int) -> Callable[[], None]:
@@ -228,6 +236,40 @@ def test_what_is_transient_ends_with_its_node() -> None:
             await cluster.start(1)
             for name in ("a durable", "b durable"):
                 assert await declare(c, name, passive=True) == 0
+
+    simulate(4, scenario)
+
+
+def test_what_hangs_on_the_clients_of_a_node_ends_when_it_is_killed() -> None:
+    async def scenario(sim: Simulation) -> None:
+        async with SimCluster(sim) as cluster:
+            a, b, c = [await cluster.client(number) for number in range(3)]
+            await a.call(exchange.Declare(exchange="x"), exchange.DeclareOk)
+            await a.call(exchange.Declare(exchange="auto", auto_delete=True), exchange.DeclareOk)
+            for name, options in (
+                ("auto", {"auto_delete": True, "durable": True}),
+                ("kept", {"durable": True}),
+            ):
+                await declare(a, name, **options)
+                assert await publish(await confirming(cluster, 0), name, b"message")
+                await b.call(basic.Consume(queue=name), basic.ConsumeOk)
+                await b.wait_for(Content)
+            await declare(b, "own", exclusive=True)
+            for name in ("x", "auto"):
+                await b.call(queue.Bind(queue="own", exchange=name), queue.BindOk)
+            bindings = exchanges(cluster, 2)["x"].bindings
+            assert len(bindings) == 1
+
+            cluster.kill(1)
+            await trio.sleep(1)
+            assert "no queue 'auto'" in await passive(c, "auto")
+            assert await declare(c, "kept", passive=True) == 1
+            await c.send(basic.Get(queue="kept"))
+            assert (await c.wait_for(Content)).method.redelivered
+            await trio.sleep(20)
+            assert "no queue 'own'" in await passive(c, "own")
+            assert not bindings
+            assert "auto" not in exchanges(cluster, 2)
 
     simulate(4, scenario)
 

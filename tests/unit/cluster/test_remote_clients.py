@@ -122,6 +122,32 @@ def test_a_transaction_commits_when_the_holder_has(nodes: Nodes, peer: Peer) -> 
     assert nodes.stat("a.q").ready == 1
 
 
+def test_a_transaction_is_over_when_all_nodes_have_what_they_should(nodes: Nodes) -> None:
+    peer = nodes.peer("b")
+    places = ("a.q", "b.q", "c.q")
+    for name in places:
+        nodes.ask(peer, queue.Declare(queue=name))
+        peer.publish(name, b"old")
+        nodes.ask(peer, basic.Get(queue=name))
+    nodes.ask(peer, tx.Select())
+    for name in places:
+        peer.publish(name, b"1", b"2")
+    peer.send(basic.Ack(3, multiple=True))
+    nodes.settle()
+    assert [nodes.stat(name) for name in places] == [QueueStat(0, 1, 0)] * 3
+
+    nodes.ask(peer, tx.Rollback())
+    for name in places:
+        peer.publish(name, b"3", b"4")
+    peer.send(basic.Ack(3, multiple=True))
+    nodes.streams["rabbit@b", "rabbit@c"].serving.is_held = True
+    assert nodes.ask(peer, tx.Commit()) == []
+    nodes.streams["rabbit@b", "rabbit@c"].serving.is_held = False
+
+    assert names(nodes.ask(peer)) == ["Tx.CommitOk"]
+    assert [nodes.stat(name) for name in places] == [QueueStat(2, 0, 0)] * 3
+
+
 def test_an_expiration_counts_from_the_moment_when_the_holder_has_the_message(
     nodes: Nodes, peer: Peer
 ) -> None:

@@ -257,7 +257,10 @@ class Delete(msgspec.Struct, frozen=True, array_like=True, tag="delete"):
 
 
 class Stat(msgspec.Struct, frozen=True, array_like=True, tag="stat"):
-    """Say the numbers of queues; all that there are, if ``in_full``."""
+    """Say the numbers of queues.
+
+    If ``in_full``, all that there are, in several parts: there may be many queues.
+    """
 
     number: Number
     queues: list[Number]
@@ -325,10 +328,11 @@ class QueueNumbers(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Numbers(msgspec.Struct, frozen=True, array_like=True, tag="numbers"):
-    """The numbers of each queue; None for one that is not here."""
+    """The numbers of each queue, or of the next of them; None for one that is not here."""
 
     number: Number
     queues: list[QueueNumbers | None]
+    is_last: bool = True
 
 
 class Failed(msgspec.Struct, frozen=True, array_like=True, tag="failed"):

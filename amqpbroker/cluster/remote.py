@@ -12,11 +12,11 @@ holder has what was not settled wait again: a settle that comes later is void. S
 when the node of a queue goes down.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from amqpbroker.cluster import queue_frames as frames
-from amqpbroker.cluster.queue_frames import Numbers, QueueNumbers
+from amqpbroker.cluster.queue_frames import Numbers
 from amqpbroker.cluster.remote_consumers import Member, Purses
 from amqpbroker.cluster.remote_queue import RemoteQueue
 from amqpbroker.cluster.remote_reply import (
@@ -33,7 +33,6 @@ from amqpbroker.message import Origin
 from amqpbroker.queues.arguments import check_declare
 from amqpbroker.queues.queue import Keeper, Pending, QueueType
 
-_STATS_AT_ONCE = 1000
 _CONTROL_WORK = 16
 
 
@@ -56,7 +55,8 @@ class RemoteNode:
         self._inquiries: dict[int, Inquiry] = {}
         self._number = 0
         self._known: frames.Origins = {}
-        self._is_refreshing = False
+        self._counted: tuple[int, Iterator[RemoteQueue]] | None = None
+        """The question for the numbers of all queues, and those that were not told yet."""
 
     @property
     def is_up(self) -> bool:
@@ -78,7 +78,7 @@ class RemoteNode:
         """The stream is broken."""
         self.link = None
         self._known.clear()
-        self._is_refreshing = False
+        self._counted = None
         spoken_of, self.spoken_of = self.spoken_of, {}
         questions, self.questions = self.questions, {}
         inquiries, self._inquiries = self._inquiries, {}
@@ -141,6 +141,9 @@ class RemoteNode:
         inquiry = self._inquiries.get(answer.number)
         if inquiry is not None:
             self._told(inquiry, answer)
+            return
+        if self._counted is not None and answer.number == self._counted[0]:
+            self._note_numbers(answer, self._counted[1])
             return
         queue, asked = self._asked(answer.number)
         if isinstance(answer, frames.Failed):
@@ -219,33 +222,26 @@ class RemoteNode:
     @property
     def is_refreshing(self) -> bool:
         """Whether not all numbers have come that were asked for."""
-        return self._is_refreshing
+        return self._counted is not None
 
     def refresh(self) -> None:
-        """Ask for the numbers of all queues, some after the other."""
-        if self.is_up and not self._is_refreshing:
-            self._is_refreshing = True
-            self._refresh(list(self.queues.values()))
-
-    def _refresh(self, queues: list[RemoteQueue]) -> None:
-        if not queues or self.link is None:
-            self._is_refreshing = False
+        """Ask for the numbers of all queues."""
+        if self.link is None or self._counted is not None or not self.queues:
             return
-        some, rest = queues[:_STATS_AT_ONCE], queues[_STATS_AT_ONCE:]
-
-        def note(answer: list[QueueNumbers | None]) -> None:
-            for queue, numbers in zip(some, answer, strict=False):
-                if numbers is not None:
-                    queue.numbers = numbers
-            self._refresh(rest)
-
         number = self.next_number()
-        asked: Pending[list[QueueNumbers | None]] = Pending()
-        asked.then = note
-        self.questions[number] = None, asked
-        ids = [queue.definition.log_id for queue in some]
-        question = frames.Stat(number, ids, in_full=True)
+        self._counted = number, iter(list(self.queues.values()))
+        question = frames.Stat(number, list(self.queues), in_full=True)
         self.link.send(frames.QUESTION, frames.encode_control(question))
+
+    def _note_numbers(self, answer: frames.Answer, queues: Iterator[RemoteQueue]) -> None:
+        """The numbers of the next queues have come."""
+        if not isinstance(answer, Numbers):
+            raise LinkFault("these are no numbers of queues")
+        for numbers, queue in zip(answer.queues, queues, strict=False):
+            if numbers is not None:
+                queue.numbers = numbers
+        if answer.is_last:
+            self._counted = None
 
 
 class RemoteQueues(QueueType, LinkUser):

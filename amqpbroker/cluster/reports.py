@@ -25,6 +25,7 @@ for what it knows nothing of.
 """
 
 _ROW_WORK = 32
+ROWS_AT_ONCE = 64
 _FRAME_BYTES = 64 * 1024
 
 
@@ -88,47 +89,60 @@ class Turns(Protocol):
 
 
 class Telling:
-    """A report to the other end of ``stream``, as the answer to the question ``number``."""
+    """A long answer to the other end of ``stream``, in the parts that ``answers`` makes.
+
+    None of them is no part yet, but a row's work.
+    """
 
     def __init__(
-        self, stream: ServedStream, turns: Turns, number: int, rows: Iterator[bytes]
+        self, stream: ServedStream, turns: Turns, answers: Iterator[frames.Answer | None]
     ) -> None:
         self._stream = stream
         self._turns = turns
-        self._number = number
-        self._rows = rows
+        self._answers = answers
 
     def work_off(self, work_max: int) -> int:
-        """Tell some rows; the work it was."""
+        """Tell some of it; the work it was."""
         stream = self._stream
         if stream.is_over:
             return 0
         if stream.link.outbox_bytes > OUTBOX_BYTES_HIGH:
             stream.congested[self] = None
             return 0
-        part: list[bytes] = []
-        work = size = 0
-        answer: frames.Answer
-        try:
-            for row in self._rows:
-                work += _ROW_WORK
-                size += len(row)
-                if row:
-                    part.append(row)
-                if work >= work_max or size > _FRAME_BYTES:
-                    answer = frames.Rows(self._number, part, False)
-                    self._turns.resume(self)
-                    break
-            else:
-                answer = frames.Rows(self._number, part, True)
-        except AmqpError as error:
-            answer = frames.Failed(self._number, type(error).__name__, error.text)
-        except Exception:
-            log.exception("a bug: node %s has no report", stream.link.node)
-            answer = frames.Failed(self._number, InternalError.__name__, "the log says more")
-        stream.send(frames.ANSWER, frames.encode_control(answer))
+        work = 0
+        for answer in self._answers:
+            work += _ROW_WORK
+            if answer is not None:
+                stream.send(frames.ANSWER, frames.encode_control(answer))
+            if work >= work_max:
+                self._turns.resume(self)
+                break
         return work
 
     def resume(self) -> None:
         """There is room on the stream again."""
         self._turns.resume(self)
+
+
+def answers_of(
+    number: frames.Number, rows: Iterator[bytes], node: str
+) -> Iterator[frames.Answer | None]:
+    """The parts of a report to a node: so many rows in each as are one turn's work."""
+    part: list[bytes] = []
+    size = 0
+    try:
+        for row in rows:
+            if row:
+                part.append(row)
+                size += len(row)
+            if len(part) < ROWS_AT_ONCE and size < _FRAME_BYTES:
+                yield None
+            else:
+                yield frames.Rows(number, part, False)
+                part, size = [], 0
+        yield frames.Rows(number, part, True)
+    except AmqpError as error:
+        yield frames.Failed(number, type(error).__name__, error.text)
+    except Exception:
+        log.exception("a bug: node %s has no report", node)
+        yield frames.Failed(number, InternalError.__name__, "the log says more")

@@ -15,7 +15,7 @@ import attrs
 
 from amqpbroker.cluster import queue_frames as frames
 from amqpbroker.cluster.attachment import LinkConsumer, ServedStream, Turns
-from amqpbroker.cluster.reports import Reporter, Telling
+from amqpbroker.cluster.reports import ROWS_AT_ONCE, Reporter, Telling, answers_of
 from amqpbroker.cluster.wire import Link, LinkUser
 from amqpbroker.definitions import QueueDefinition
 from amqpbroker.errors import AmqpError, InternalError, LinkFault, NotFound
@@ -225,9 +225,25 @@ class Serving(LinkUser):
         self._count(stream, asked.queue, asked.number, delete)
 
     def _stat(self, stream: ServedStream, asked: frames.Stat) -> None:
-        numbers = [self._numbers(queue_id, asked.in_full) for queue_id in asked.queues]
+        if asked.in_full:
+            self._turns.resume(Telling(stream, self._turns, self._all_numbers(asked)))
+            return
+        queues = map(self._find, asked.queues)
+        numbers = [None if queue is None else _numbers(queue) for queue in queues]
         answer = frames.Numbers(asked.number, numbers)
         stream.send(frames.ANSWER, frames.encode_control(answer))
+
+    def _all_numbers(self, asked: frames.Stat) -> Iterator[frames.Answer | None]:
+        part: list[frames.QueueNumbers | None] = []
+        for queue_id in asked.queues:
+            queue = self._find(queue_id)
+            part.append(None if queue is None else _all_numbers(queue))
+            if len(part) < ROWS_AT_ONCE:
+                yield None
+            else:
+                yield frames.Numbers(asked.number, part, is_last=False)
+                part = []
+        yield frames.Numbers(asked.number, part)
 
     def _find_reply(self, stream: ServedStream, asked: frames.FindReply) -> None:
         done = frames.Done(asked.number, int(self.reply_address(asked.address) is not None))
@@ -237,21 +253,10 @@ class Serving(LinkUser):
         done = frames.Done(asked.number, self.count(asked.what, asked.name))
         stream.send(frames.ANSWER, frames.encode_control(done))
 
-    def _numbers(self, queue_id: int, in_full: bool) -> frames.QueueNumbers | None:
-        queue = self._find(queue_id)
-        if queue is None:
-            return None
-        ready, unsettled, consumers = attrs.astuple(queue.glance())
-        if not in_full:
-            return frames.QueueNumbers(ready, unsettled, consumers)
-        counts, sizes = attrs.astuple(queue.counts), attrs.astuple(queue.sizes())
-        return frames.QueueNumbers(
-            ready, unsettled, consumers, list(counts), list(sizes), queue.owner_title
-        )
-
     def _report(self, stream: ServedStream, asked: frames.Report) -> None:
         rows = self.report(asked.what, asked.about)
-        self._turns.resume(Telling(stream, self._turns, asked.number, rows))
+        answers = answers_of(asked.number, rows, stream.link.node)
+        self._turns.resume(Telling(stream, self._turns, answers))
 
     def _touch(self, stream: ServedStream, note: frames.Touch) -> None:
         queue = stream.queue(note.queue)
@@ -262,6 +267,19 @@ class Serving(LinkUser):
         attachment = stream.attachments.pop(note.queue, None)
         if attachment is not None:
             attachment.end()
+
+
+def _numbers(queue: Queue) -> frames.QueueNumbers:
+    stat = queue.glance()
+    return frames.QueueNumbers(stat.ready, stat.unsettled, stat.consumers)
+
+
+def _all_numbers(queue: Queue) -> frames.QueueNumbers:
+    stat = queue.glance()
+    counts, sizes = attrs.astuple(queue.counts), attrs.astuple(queue.sizes())
+    return frames.QueueNumbers(
+        stat.ready, stat.unsettled, stat.consumers, list(counts), list(sizes), queue.owner_title
+    )
 
 
 _ACTS: dict[type, Callable[[Serving, ServedStream, Any], None]] = {

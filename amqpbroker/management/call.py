@@ -20,7 +20,7 @@ from amqpbroker.queues.queue import Pending
 
 Value = TypeVar("Value")
 
-_ANSWER_S_MAX = 0.5
+_ANSWER_S_MAX = 2.0
 """How long other nodes are waited for by those who list queues."""
 _LOOK_S = 0.005
 

@@ -1,5 +1,6 @@
 """Whether the broker is well: the checks that load balancers and operators make."""
 
+from collections.abc import Iterator
 from typing import Any
 
 from pamqp import commands
@@ -38,21 +39,24 @@ async def aliveness(call: Call) -> Any:
 
 
 def alarms(call: Call) -> Any:
-    """Whether some resource runs low."""
-    low = call.broker.alarms
-    if not low:
-        return _OK
-    there = [{"node": call.broker.name, "resource": each} for each in low]
-    return _failed("There are alarms in effect in the cluster", alarms=there)
+    """Whether some resource runs low, on whichever node."""
+    low = list(_alarms(call))
+    return _failed("There are alarms in effect in the cluster", alarms=low) if low else _OK
+
+
+def _alarms(call: Call) -> Iterator[dict[str, str]]:
+    """The nodes and their resources that run low."""
+    running = {} if call.cluster is None else call.cluster.running
+    low = {node: member.alarms for node, member in running.items()}
+    for node, resources in (low or {call.broker.name: call.broker.alarms}).items():
+        for resource in resources:
+            yield {"node": node, "resource": resource}
 
 
 def local_alarms(call: Call) -> Any:
     """Whether some resource of this node runs low."""
-    low = call.broker.alarms
-    if not low:
-        return _OK
-    there = [{"node": call.broker.name, "resource": each} for each in low]
-    return _failed("There are alarms in effect on the node", alarms=there)
+    low = [each for each in _alarms(call) if each["node"] == call.broker.name]
+    return _failed("There are alarms in effect on the node", alarms=low) if low else _OK
 
 
 def port(call: Call) -> Any:
@@ -91,6 +95,8 @@ def certificates(call: Call) -> Any:
 
 def critical(call: Call) -> Any:
     """Whether the node may not stop now, because others need it."""
+    if call.cluster is not None and len(call.cluster.nodes) > 1:
+        return _OK
     return {"status": "ok", "reason": "single node cluster"}
 
 

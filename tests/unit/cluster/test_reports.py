@@ -7,7 +7,10 @@ import pytest
 from amqpbroker.cluster import queue_frames as frames
 from amqpbroker.cluster.reports import Inquiry
 from amqpbroker.cluster.wire import OUTBOX_BYTES_HIGH
+from amqpbroker.definitions import QueueDefinition
 from amqpbroker.errors import LinkFault, NotFound
+from amqpbroker.queues.queue import QueueStat
+from amqpbroker.testing.fakes import fake_origin, numbered
 from amqpbroker.testing.remote_queues import Asker, Holder
 
 
@@ -98,4 +101,52 @@ def test_rows_that_nobody_has_asked_for_end_the_stream(holder: Holder, asker: As
     answer = frames.encode_control(frames.Rows(99, [], True))
     asker.stream.serving.send(frames.ANSWER, answer)
     with pytest.raises(LinkFault):
+        holder.settle()
+
+
+# -- numbers of queues ---------------------------------------------------------------------------
+
+
+def test_the_numbers_of_many_queues_come_in_parts(holder: Holder, asker: Asker) -> None:
+    definitions = [QueueDefinition("/", f"q{number}", log_id=number) for number in range(1, 300)]
+    queues = [holder.open(each) for each in definitions]
+    remote = [asker.open(each) for each in definitions]
+    for number, queue in enumerate(queues):
+        queue.publish(fake_origin(), numbered(number % 5))
+    holder.queues.pop(5)
+    asker.queues.refresh()
+    asker.queues.refresh()  # Once is enough.
+    assert asker.queues.is_refreshing
+    holder.settle()
+
+    assert not asker.queues.is_refreshing
+    assert [each.glance().ready for each in remote[5:]] == [n % 5 for n in range(5, 299)]
+    assert remote[4].glance() == QueueStat(0, 0, 0)
+    assert remote[7].counts.published == 2
+
+
+def test_numbers_are_asked_for_anew_on_another_stream(holder: Holder, asker: Asker) -> None:
+    asker.queues.refresh()
+    assert not asker.queues.is_refreshing  # There are no queues.
+    definition = QueueDefinition("/", "q", log_id=1)
+    remote = asker.open(definition)
+    holder.open(definition).publish(fake_origin(), numbered(3))
+    asker.queues.refresh()
+    asker.stream.cut()
+    assert not asker.queues.is_refreshing
+    asker.queues.refresh()
+    assert not asker.queues.is_refreshing  # Nobody is there.
+    asker.stream.connect()
+    asker.queues.refresh()
+    holder.settle()
+    assert remote.glance().ready == 3
+
+
+def test_other_answers_than_numbers_end_the_stream(holder: Holder, asker: Asker) -> None:
+    asker.open(QueueDefinition("/", "q", log_id=1))
+    asker.queues.refresh()
+    [number] = [node._counted[0] for node in asker.queues.nodes.values() if node._counted]
+    answer = frames.encode_control(frames.Done(number, 0))
+    asker.stream.serving.send(frames.ANSWER, answer)
+    with pytest.raises(LinkFault, match="no numbers"):
         holder.settle()

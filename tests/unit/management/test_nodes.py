@@ -75,6 +75,15 @@ async def test_a_queue_is_on_the_node_that_leads_it(cluster: Api, broker: Broker
     assert (await cluster.get("/queues/%2F/b"))["state"] == "down"
 
 
+async def test_alarms_are_those_of_the_nodes_that_raise_them(cluster: Api, broker: Broker) -> None:
+    broker.set_alarm("disk", is_low=True)  # Here too publishers wait.
+    answer = await cluster.call("GET", "/health/checks/alarms")
+
+    assert (answer.status, answer.data["alarms"]) == (503, [{"node": OTHER, "resource": "disk"}])
+    assert await cluster.get("/health/checks/local-alarms") == {"status": "ok"}
+    assert await cluster.get("/health/checks/node-is-quorum-critical") == {"status": "ok"}
+
+
 async def test_a_store_that_is_away_is_an_alarm(api: Api) -> None:
     api.facts.cluster = lambda: status(is_store_away=True)
 

@@ -227,6 +227,7 @@ class DiskLog(MemoryLog):
         self._is_async = is_async
         self.damaged_count = 0
         """Messages that were damaged, and are lost."""
+        self.is_deleted = False
         self._has_persistent = False
         self._uncommitted = False
         self._kept_end = 0
@@ -592,6 +593,7 @@ class DiskLog(MemoryLog):
         self.fresh_from = self.end
 
     def delete(self) -> None:
+        self.is_deleted = True
         for chunk in self._chunks.values():
             self._lighten(chunk)
         self._waiting.short.pop(self, None)
@@ -605,6 +607,10 @@ class DiskLog(MemoryLog):
     def erase(self) -> None:
         """It is kept that the log is deleted: nothing on disk is needed any more."""
         self._segments.remove_all()
+
+    def make_way(self) -> tuple[int, bool]:
+        """It is deleted, and another log is opened in its folder: see `Segments.share`."""
+        return self._segments.share()
 
     def close(self) -> None:
         """End the use of all files, none of them being synced."""

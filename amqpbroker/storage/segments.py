@@ -110,6 +110,7 @@ class Segments:
         self._segments: dict[int, _Segment] = {}
         self._folder_unsynced = False
         self._folder_there = is_there
+        self._is_shared = False
         self._is_gone = False
 
     # -- writing -------------------------------------------------------------------------------
@@ -331,8 +332,21 @@ class Segments:
             self._forget(number)
         if self._syncing is None:
             self.close()
-            if self._folder_there:
+            if self._is_shared:
+                for number in segment_numbers(self._disk, self.folder):
+                    if number <= self._number:
+                        self._disk.remove(self._path(number))
+            elif self._folder_there:
                 remove_folder(self._disk, self.folder)
+                self._folder_there = False
+
+    def share(self) -> tuple[int, bool]:
+        """A log that follows this one has the folder too: of this one only its own files go.
+
+        Returns its highest number, and whether there is a folder.
+        """
+        self._is_shared = self._folder_there
+        return self._number, self._folder_there
 
     def _path(self, number: int) -> str:
         return segment_path(self.folder, number)

@@ -119,6 +119,7 @@ class Store:
     def open_log(self, log_id: int, is_async: bool = False) -> DiskLog:
         """The log with that id, with what was kept of it; a new one, if nothing was.
 
+        What had the id before, and is deleted, has nothing to do with it.
         ``is_async``: its messages are committed before they are synced. Raises `DiskFailure`.
         """
         kept = self._recovered.logs.pop(log_id, None)
@@ -132,7 +133,11 @@ class Store:
         numbers = standing.segments
         for number in set(numbers) - standing.needed:
             self._disk.remove(segment_path(folder, number))
-        segments = Segments(self._disk, folder, max(numbers, default=0), bool(numbers), self._use)
+        newest, is_there = max(numbers, default=0), bool(numbers)
+        former = self._logs.get(folder)
+        if former is not None and former.is_deleted:
+            newest, is_there = former.make_way()
+        segments = Segments(self._disk, folder, newest, is_there, self._use)
         opened = DiskLog(log_id, segments, self._waiting, self.wal, is_async)
         self._logs[folder] = opened
         if kept is not None:

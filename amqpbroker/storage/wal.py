@@ -21,7 +21,7 @@ from itertools import accumulate, islice
 import attrs
 
 from amqpbroker.message import Origin
-from amqpbroker.storage.disk_log import DiskLog, Journal
+from amqpbroker.storage.disk_log import DiskLog, Journal, LogState
 from amqpbroker.storage.faults import is_full
 from amqpbroker.storage.format import (
     DirectoryEntry,
@@ -41,6 +41,8 @@ FILE_MARK = b"\xb2LOG"
 SUFFIX = ".wal"
 BATCH_BYTES_MAX = 1024 * 1024
 """Messages in one batch, about: writing it must not keep others waiting for long."""
+_BEYOND_ALL = 1 << 63
+"""No index is as high."""
 _RENEWED_AT_ONCE = 64
 """Logs that say where they stand in one batch."""
 
@@ -98,6 +100,7 @@ class Wal(Journal):
         self._batch = batch
         self._synced_to = batch - 1
         self._gathered: dict[DiskLog, _Gathered] = {}
+        self._forgotten: list[DiskLog] = []  # Of which it is to be said that they are deleted.
         self._changes: list[bytes] = []
         self._waiting: list[Callable[[], None]] = []
         self._stuck: _Batch | None = None
@@ -116,6 +119,8 @@ class Wal(Journal):
         self._stale[log] = None
 
     def forget(self, log: DiskLog) -> None:
+        if log in self._spoken_of or log in self._stale or log in self._ready:
+            self._forgotten.append(log)
         for logs in (self._gathered, self._spoken_of, self._stale, self._ready):
             logs.pop(log, None)
         self._wake()
@@ -214,6 +219,11 @@ class Wal(Journal):
             said = [encode_record(Kind.CHANGES, 0, 0, changes)]
         records = said[:]
         directory: list[DirectoryEntry] = []
+        for log in self._forgotten:  # Before what another log with the same id may say.
+            nothing = LogState(_BEYOND_ALL, log.end, 0, []).encode()
+            records.append(encode_record(Kind.STATE, log.log_id, log.epoch, nothing))
+            directory.append(DirectoryEntry(log.log_id, log.epoch, 0, 0))
+        self._forgotten.clear()
         for log in restated:
             self._spoken_of[log] = None
             log_id, epoch = log.log_id, log.epoch

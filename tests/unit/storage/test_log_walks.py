@@ -134,6 +134,15 @@ class Walk:
         self.sure |= page
         self.unsure -= page
 
+    def give_up(self) -> None:
+        """Go on with another log of the same id, in which there is nothing yet."""
+        end = self.log.end
+        self.gone(set(self.live))
+        self.filled = []
+        self.log.delete()
+        self.log = self.store.open_log(1)
+        self.log.skip_to(end)
+
     def work(self) -> None:
         """Commit, or do a part of what is to be done beside."""
         store, log = self.store, self.log
@@ -224,6 +233,8 @@ class Walk:
             self.crash()
         elif dice < 0.06:
             self.stop()
+        elif dice < 0.07:
+            self.give_up()
         else:
             self.rng.choice(acts)()
         self.check(0.1)

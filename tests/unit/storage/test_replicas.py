@@ -2,6 +2,8 @@
 
 from collections.abc import Awaitable, Callable
 
+import pytest
+
 from amqpbroker.definitions import QueueDefinition
 from amqpbroker.message import Origin
 from amqpbroker.queues.classic import ClassicQueue
@@ -373,3 +375,33 @@ def test_a_copy_is_there_when_its_node_starts_again(open_store: OpenStore, wait:
 
     assert live(log) == [*range(3 * CHUNK_MAX), 1 << 20]
     assert log.end == 1 << 44
+
+
+@pytest.mark.parametrize("is_kept", [False, True])
+def test_a_copy_that_was_given_up_may_come_again(
+    open_store: OpenStore, disk: SimDisk, wait: Wait, is_kept: bool
+) -> None:
+    store = open_store(waiting_bytes_max=0)
+    first = store.open_log(1)
+    first.append(PERSISTENT, numbered(3 * CHUNK_MAX))
+    sync(store, wait)
+    first.delete()
+    if is_kept:
+        sync(store, wait)
+
+    log = store.open_log(1)
+    assert live(log) == []
+    log.skip_to(5000)
+    log.append(PERSISTENT, numbered(3 * CHUNK_MAX, 5000))
+    sync(store, wait)
+
+    assert log.read(range(5000, 5001)).raws == [b"message 5000"]
+    disk.crash()
+    store = open_store(waiting_bytes_max=0)
+    log = store.open_log(1)
+    assert not store.damages
+    assert found(log) == list(range(5000, 5000 + 3 * CHUNK_MAX))
+    assert log.read(range(5000, 5001)).raws == [b"message 5000"]
+    log.delete()
+    sync(store, wait)
+    assert disk.names("/data/queues") == []

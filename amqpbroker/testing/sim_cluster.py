@@ -14,6 +14,7 @@ host on the network (``node1`` …), and a way to etcd.
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import attrs
@@ -79,16 +80,20 @@ class SimMachine:
         """Whether it neither runs nor starts."""
         return self._ended.is_set()
 
-    async def run(self, task_status: trio.TaskStatus[None]) -> None:
-        """Run the node until `stop` or `kill`."""
-        sim = self._sim
+    def begin(self) -> None:
+        """Be about to run."""
+        self.disk.restart()
         self._lives += 1
-        seed = f"world {sim.seed} {self.host} {self._lives}"
-        network = sim.network.at(self.host)
-        world = World(sim.world.clock, network, self.disk, self.memory, random.Random(seed))
         self.store = self._etcd.client()
         self._scope, self._is_killed = trio.CancelScope(), False
         self._stopping, self._ended = trio.Event(), trio.Event()
+
+    async def run(self, task_status: trio.TaskStatus[None]) -> None:
+        """Run the node until `stop` or `kill`; to `begin` comes first."""
+        sim = self._sim
+        seed = f"world {sim.seed} {self.host} {self._lives}"
+        network = sim.network.at(self.host)
+        world = World(sim.world.clock, network, self.disk, self.memory, random.Random(seed))
         try:
             with self._scope:
                 async with Node(Config(**self.settings), world, self.store) as self.node:
@@ -140,6 +145,8 @@ class SimCluster(Running):
     def __attrs_post_init__(self) -> None:
         self.etcd = SimEtcd(self.sim.world.clock, random.Random(f"etcd {self.sim.seed}"))
         self.machines = [SimMachine(self, number) for number in range(self.count)]
+        for number, machine in enumerate(self.machines):
+            machine.disk.on_crash = partial(self.kill, number)
 
     @asynccontextmanager
     async def _run(self) -> AsyncIterator[None]:
@@ -161,7 +168,7 @@ class SimCluster(Running):
         Raises `ConfigError` and `DataError` if it refuses to.
         """
         machine = self.machines[number]
-        machine.disk.restart()
+        machine.begin()
         try:
             await self._nursery.start(machine.run)
         except (ConfigError, DataError):
@@ -175,7 +182,10 @@ class SimCluster(Running):
         await self.machines[number].stop()
 
     def kill(self, number: int) -> None:
-        """Kill a node, up or not: what was not synced is lost."""
+        """Kill a node, up or not: what was not synced is lost.
+
+        That happens, too, when its disk loses power (`SimDisk.crash_at`).
+        """
         machine = self.machines[number]
         machine.kill([CLIENTS, *(each.host for each in self.machines)])
 
@@ -183,6 +193,16 @@ class SimCluster(Running):
         """A client of a node, with ``channels`` (or channel 1). Raises `OSError`."""
         address = self.machines[number].address
         return await Client.connect(self.sim.network.at(CLIENTS), address, *(channels or (1,)))
+
+    def isolate(self, number: int) -> None:
+        """A node reaches neither the others nor etcd, nor do they reach it, until `heal`."""
+        machine = self.machines[number]
+        for other in range(self.count):
+            if other != number:
+                self.sever(number, other)
+                self.sever(other, number)
+        if machine.store is not None:
+            machine.store.cut()
 
     def sever(self, source: int, target: int) -> None:
         """Nothing that the one node sends arrives at the other, until `heal`."""

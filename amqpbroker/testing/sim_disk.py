@@ -214,6 +214,8 @@ class SimDisk(Disk):
         self.calls = 0
         self.starts = 0
         self.down = False
+        self.on_crash: Callable[[], None] = lambda: None
+        """Called when the power has failed."""
         self._random = rng
         self._trace = trace
         self._root = _Folder()
@@ -228,9 +230,12 @@ class SimDisk(Disk):
         assert call > self.calls, (call, self.calls)
         self._faults[call] = error
 
-    def crash_at(self, call: int) -> None:
-        """Let the machine go down in the midst of a call to come, which raises `SimCrash`."""
-        assert call > self.calls, (call, self.calls)
+    def crash_at(self, call: int | None) -> None:
+        """Let the machine go down in the midst of a call to come, which raises `SimCrash`.
+
+        None: of none.
+        """
+        assert call is None or call > self.calls, (call, self.calls)
         self._crash_at = call
 
     def crash(self) -> None:
@@ -244,6 +249,7 @@ class SimDisk(Disk):
         self._crash_at = None
         self._root.lose_power(self._random)
         self._trace.note("disk", "crash", self.calls, sorted(_found(self._root)))
+        self.on_crash()
 
     def restart(self) -> None:
         """Start the machine after a crash, or else only the process, which loses nothing.

@@ -6,8 +6,9 @@ all nodes know the same.
 
 Three nodes hold six durable queues. Four publishers, each with confirms, four consumers and one who
 polls, which ack soon or late, requeue or keep what they get, and one who declares, binds and
-deletes connect to any node, again and again. For 40 s one to seven kinds of faults, as the seed
-chooses, befall them every one to 15 s: nodes are killed, or stopped, for up to 20 s; ways between
+deletes connect to any node, again and again. For 40 s one to nine kinds of faults, as the seed
+chooses, befall them every one to 15 s: nodes are killed, also in the midst of a call of their disk,
+or stopped, for up to 20 s; one reaches neither the others nor etcd for up to 20 s; ways between
 nodes are severed, in one direction or both, for up to 15 s; connections between nodes are cut; etcd
 stalls for up to 30 s; a node cannot reach etcd for up to 30 s; events of etcd come up to 3 s late,
 or are forgotten before they were seen. In one of three seeds a tenth of etcd's answers is lost, in
@@ -218,7 +219,7 @@ class Taker:
 async def befall(sim: Simulation, cluster: SimCluster) -> None:
     """Have things go wrong, some of all kinds, for a while; then let all be well."""
     rng = random.Random(f"faults {sim.seed}")
-    kinds = [kill, stop, sever, cut, stall, forget_store, lag]
+    kinds = [kill, lose_power, stop, isolate, sever, cut, stall, forget_store, lag]
     chosen = rng.sample(kinds, rng.randint(1, len(kinds)))
     cluster.etcd.unknown_outcomes = rng.choice((0.0, 0.0, 0.1))
     cluster.etcd.delay_s_max = rng.choice((0.002, 0.002, 0.2))
@@ -268,12 +269,36 @@ async def kill(cluster: SimCluster, rng: random.Random) -> None:
         await revive(cluster, number)
 
 
+async def lose_power(cluster: SimCluster, rng: random.Random) -> None:
+    """Have a node die in the midst of a call of its disk."""
+    number = rng.randrange(NODES)
+    machine = cluster.machines[number]
+    if machine.is_up():
+        machine.disk.crash_at(machine.disk.calls + rng.randint(1, 100))
+        try:
+            await machine.ended()
+        finally:
+            machine.disk.crash_at(None)
+        await trio.sleep(rng.choice((0, 1, 20)))
+        await revive(cluster, number)
+
+
 async def stop(cluster: SimCluster, rng: random.Random) -> None:
     number = rng.randrange(NODES)
     if cluster.machines[number].is_up():
         await cluster.stop(number)
         await trio.sleep(rng.choice((0, 1, 20)))
         await revive(cluster, number)
+
+
+async def isolate(cluster: SimCluster, rng: random.Random) -> None:
+    number = rng.randrange(NODES)
+    cluster.isolate(number)
+    store = cluster.machines[number].store
+    await trio.sleep(rng.uniform(0.1, 20))
+    cluster.sim.network.heal()
+    if store is not None:
+        store.heal()
 
 
 async def sever(cluster: SimCluster, rng: random.Random) -> None:

@@ -113,7 +113,9 @@ def what_was_overtaken_says_nothing(patch: pytest.MonkeyPatch) -> None:
 
     def take_unseen(line: Line, readable: int, limit: int) -> tuple[range, bool]:
         run, redelivered = take(line, readable, limit)
-        return run, redelivered and unseen.get(line, set()).isdisjoint(run)
+        here = unseen.setdefault(line, set()).intersection(run)
+        unseen[line] -= here
+        return run, redelivered and not here
 
     patch.setattr(Line, "give_back", give_back_unseen)
     patch.setattr(Line, "take", take_unseen)

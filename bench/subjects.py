@@ -41,6 +41,8 @@ class Broker:
     """
     holder: Url | None = None
     """Another node of the same cluster; None if none is known."""
+    holder_pid: int | None = None
+    """Its process, if it is ours."""
 
 
 class Subject(Protocol):
@@ -169,7 +171,7 @@ class OwnBroker:
                 nodes.append(stack.enter_context(OwnNode(where, log)))
             try:
                 holder, broker = [node.start() for node in nodes]
-                yield replace(broker, holder=holder.url, restart=None)
+                yield replace(broker, holder=holder.url, holder_pid=holder.pid, restart=None)
             except BrokerError as error:
                 fates = "".join(node.fate() for node in nodes)
                 raise BrokerError(f"{error}{fates}{_last_line(log)}") from error

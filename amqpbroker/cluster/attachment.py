@@ -74,15 +74,17 @@ class LinkConsumer(Consumer):
 
     @property
     def credit(self) -> int:
-        limit = self._limit
+        limit, purse = self._limit, self._purse
+        credit = limit.messages - self._sent
+        if purse is not None:
+            credit = min(credit, purse.limit - purse.sent)
         if (
-            self._sent_bytes >= limit.octets
+            credit <= 0
+            or self._sent_bytes >= limit.octets
             or self.attachment.stream.link.outbox_bytes > OUTBOX_BYTES_HIGH
         ):
             return 0
-        credit = limit.messages - self._sent
-        purse = self._purse
-        return credit if purse is None else min(credit, purse.limit - purse.sent)
+        return credit
 
     def allow(self, limit: frames.Limit) -> None:
         """So much it, and all who share its purse, may be sent in all."""

@@ -9,11 +9,10 @@ Asking: publish, settle, limits, direct replies, questions. Serving: deliveries,
 committed, answers.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from struct import Struct, error
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
-import attrs
 import msgspec
 
 from amqpbroker import errors
@@ -162,8 +161,7 @@ def decode_settle(payload: bytes) -> tuple[int, list[tuple[range, Outcome]]]:
     return queue, settled
 
 
-@attrs.frozen
-class Limit:
+class Limit(NamedTuple):
     """What a consumer may have been sent in all: messages and octets.
 
     And messages that may have been sent to all who share its ``purse`` (0: it has none).
@@ -177,15 +175,14 @@ class Limit:
 
 def encode_limit(consumer: int, limit: Limit) -> bytes:
     """The limit of a consumer; several make a frame."""
-    return _LIMIT.pack(consumer, limit.messages, limit.octets, limit.purse, limit.purse_messages)
+    return _LIMIT.pack(consumer, *limit)
 
 
-def decode_limits(payload: bytes) -> Iterator[tuple[int, Limit]]:
+def decode_limits(payload: bytes) -> list[tuple[int, Limit]]:
     """Consumers, and their limits."""
     if len(payload) % _LIMIT.size:
         raise LinkFault("limits of consumers are cut off")
-    for consumer, *limit in _LIMIT.iter_unpack(payload):
-        yield consumer, Limit(*limit)
+    return [(consumer, Limit(*limit)) for consumer, *limit in _LIMIT.iter_unpack(payload)]
 
 
 def encode_committed(queue: int, count: int, refused: Iterable[range]) -> list[bytes]:

@@ -336,7 +336,7 @@ class RemoteQueue(Queue):
         node.purses.settle(member, consumer.purse)
         if consumer.credit > 0:
             member.raise_limit(consumer.credit)
-        limit = attrs.astuple(member.told_limit())
+        limit = member.told_limit()
 
         def question(number: int) -> Asked:
             return frames.Consume(

@@ -26,6 +26,8 @@ SEND_BYTES_MAX = 256 * 1024
 
 _HEAD = Struct(">IB")
 HEAD_BYTES = _HEAD.size
+_NOTHING = memoryview(b"")
+"""An empty view of what was sent would keep that in memory."""
 
 
 class Link(ABC):
@@ -102,9 +104,9 @@ class Outbox:
     def __init__(self) -> None:
         self.size_bytes = 0
         """Octets of everything that waits, heads included."""
-        self._frames: deque[tuple[bytes, list[bytes]]] = deque()
+        self._frames: deque[tuple[int, bytes, list[bytes]]] = deque()
         self._own: list[bytes] = []
-        self._unsent = memoryview(b"")
+        self._unsent = _NOTHING
         self._is_high = False
         self._pressed_bytes = 0
 
@@ -122,8 +124,10 @@ class Outbox:
             self._pressed_bytes += HEAD_BYTES + min(size, OUTBOX_BYTES_HIGH)
             if self._pressed_bytes > OUTBOX_BYTES_MAX:
                 raise LinkFault(f"over {OUTBOX_BYTES_MAX >> 20} MiB wait for it to read")
-        self._frames.append((_HEAD.pack(size, kind), pieces))
-        self.size_bytes += HEAD_BYTES + size
+        head = _HEAD.pack(size, kind)
+        size += HEAD_BYTES
+        self._frames.append((size, head, pieces))
+        self.size_bytes += size
 
     def end_turn(self) -> None:
         """What waits now waits from an earlier turn."""
@@ -142,10 +146,9 @@ class Outbox:
 
         At most `SEND_BYTES_MAX` of them.
         """
-        if not self._unsent:
-            self._unsent = memoryview(self._gather())
-        taken = take(self._unsent[:SEND_BYTES_MAX])
-        self._unsent = self._unsent[taken:]
+        unsent = self._unsent or memoryview(self._gather())
+        taken = take(unsent if len(unsent) <= SEND_BYTES_MAX else unsent[:SEND_BYTES_MAX])
+        self._unsent = unsent[taken:] if taken < len(unsent) else _NOTHING
         self.size_bytes -= taken
 
     def _gather(self) -> bytes:
@@ -153,8 +156,8 @@ class Outbox:
         parts, self._own = self._own, []
         size = 0
         while self._frames and size < SEND_BYTES_MAX:
-            head, pieces = self._frames.popleft()
-            size += HEAD_BYTES + sum(map(len, pieces))
+            frame_bytes, head, pieces = self._frames.popleft()
+            size += frame_bytes
             parts.append(head)
             parts += pieces
         return b"".join(parts)

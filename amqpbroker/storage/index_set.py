@@ -1,7 +1,7 @@
 """Sets of indexes of a log."""
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from amqpbroker.storage.format import FormatError
 from amqpbroker.storage.runs import STRIDE_MAX, join
@@ -196,8 +196,15 @@ class IndexSet:
         return result
 
 
-def _masks(run: range) -> Iterator[tuple[int, int]]:
+def _masks(run: range) -> Iterable[tuple[int, int]]:
     """The blocks that a run lies in, and its bits there."""
+    if len(run) > 1:
+        return _masks_of_many(run)
+    number, bit = divmod(run.start, _BLOCK_INDEXES)
+    return ((number, 1 << bit),)
+
+
+def _masks_of_many(run: range) -> Iterator[tuple[int, int]]:
     step = run.step
     while run:
         number, start = divmod(run.start, _BLOCK_INDEXES)

@@ -23,7 +23,7 @@ from .backlog import fill
 from .checks import Confirms, Mismatch, deliveries_of
 from .client import BrokerError, Client, Url
 from .load import Acknowledger, Inbox, Publisher, consume, stage
-from .subjects import Broker, OwnBroker
+from .subjects import Broker, OwnBroker, processor_time_s
 from .wire import QOS
 from .workload import Workload
 
@@ -33,11 +33,6 @@ PLAIN = Workload("proxy-cost", "16 B", confirms=True, acks="single")
 FAN_OUT = Workload("proxy-fan-out", "16 B", confirms=True, queues=10, exchange_type="fanout")
 _WARM_UP = 0.1
 _FILL_WINDOW = 1000
-
-
-def processor_time_s(pid: int) -> float:
-    """The processor time that all threads of a process have used."""
-    return time.clock_gettime((~pid << 3) | 2)  # What clock_getcpuclockid(3) makes of it.
 
 
 class Ends:

@@ -138,8 +138,8 @@ class OwnBroker:
         an etcd, if it is to be ``clustered``.
         """
         if clustered:
-            with self._cluster() as broker:
-                yield broker
+            with own_cluster(self._data_dir) as (holder, broker):
+                yield replace(broker, holder=holder.url, holder_pid=holder.pid, restart=None)
             return
         with ExitStack() as stack:
             where = ["--memory"]
@@ -153,28 +153,32 @@ class OwnBroker:
             except BrokerError as error:
                 raise BrokerError(f"{error}{node.fate()}{_last_line(log)}") from error
 
-    @contextmanager
-    def _cluster(self) -> Iterator[Broker]:
-        with ExitStack() as stack:
-            kept = tempfile.TemporaryDirectory(prefix="bench-data-", dir=self._data_dir)
-            folder = Path(stack.enter_context(kept))
-            try:
-                etcd = EtcdServers(find_etcd(), folder / "etcd", free_ports(1))
-                urls = stack.enter_context(etcd).urls
-            except ConfigError as error:
-                raise BrokerError(str(error)) from error
-            log = stack.enter_context(tempfile.TemporaryFile())
-            nodes = []
-            for name in ("rabbit1@localhost", "rabbit2@localhost"):
-                where = ["--name", name, "--data-dir", str(folder / name)]
-                where += ["--cluster", ",".join(urls), "--link", "127.0.0.1:0"]
-                nodes.append(stack.enter_context(OwnNode(where, log)))
-            try:
-                holder, broker = [node.start() for node in nodes]
-                yield replace(broker, holder=holder.url, holder_pid=holder.pid, restart=None)
-            except BrokerError as error:
-                fates = "".join(node.fate() for node in nodes)
-                raise BrokerError(f"{error}{fates}{_last_line(log)}") from error
+
+@contextmanager
+def own_cluster(data_dir: Path) -> Iterator[list[Broker]]:
+    """Two nodes of our broker and an etcd, which keep their data below ``data_dir`` meanwhile.
+
+    Raises `BrokerError`.
+    """
+    with ExitStack() as stack:
+        kept = tempfile.TemporaryDirectory(prefix="bench-data-", dir=data_dir)
+        folder = Path(stack.enter_context(kept))
+        try:
+            etcd = EtcdServers(find_etcd(), folder / "etcd", free_ports(1))
+            urls = stack.enter_context(etcd).urls
+        except ConfigError as error:
+            raise BrokerError(str(error)) from error
+        log = stack.enter_context(tempfile.TemporaryFile())
+        nodes = []
+        for name in ("rabbit1@localhost", "rabbit2@localhost"):
+            where = ["--name", name, "--data-dir", str(folder / name)]
+            where += ["--cluster", ",".join(urls), "--link", "127.0.0.1:0"]
+            nodes.append(stack.enter_context(OwnNode(where, log)))
+        try:
+            yield [node.start() for node in nodes]
+        except BrokerError as error:
+            fates = "".join(node.fate() for node in nodes)
+            raise BrokerError(f"{error}{fates}{_last_line(log)}") from error
 
 
 def ready_url(line: str) -> Url:
@@ -211,6 +215,11 @@ def parse_target(text: str) -> tuple[str | None, Url, Url | None]:
         name, urls = "", text
     first, comma, second = urls.partition(",")
     return name or None, Url.parse(first), Url.parse(second) if comma else None
+
+
+def processor_time_s(pid: int) -> float:
+    """The processor time that all threads of a process have used. Raises `OSError`."""
+    return time.clock_gettime((~pid << 3) | 2)  # What clock_getcpuclockid(3) makes of it.
 
 
 def resident_bytes(pid: int) -> int:

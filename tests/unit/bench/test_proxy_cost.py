@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.proxy_cost import WORKS, Options, compare, processor_time_s
-from bench.subjects import OwnBroker
+from bench.proxy_cost import WORKS, Options, compare
+from bench.subjects import OwnBroker, processor_time_s
 
 
 def test_the_processor_time_of_a_process_goes_on_while_it_works():

@@ -199,11 +199,13 @@ class RemoteQueue(Queue):
         if self._committed < self._base and not self.version:
             self._note_lost()
             self._tell_committed()
+        if self._waiting:
+            self._send_waiting()  # Before there is credit again: a commit publishes first, say.
         handed = 0
         if self._stirred:
             handed = self._stir(limit)
-        if self._waiting:
-            self._send_waiting()
+            if self._waiting:
+                self._send_waiting()
         return handed
 
     def _send_waiting(self) -> None:

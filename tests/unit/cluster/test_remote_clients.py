@@ -148,6 +148,18 @@ def test_a_transaction_is_over_when_all_nodes_have_what_they_should(nodes: Nodes
     assert [nodes.stat(name) for name in places] == [QueueStat(2, 0, 0)] * 3
 
 
+def test_what_a_commit_publishes_is_there_before_what_it_acks_makes_room(nodes: Nodes) -> None:
+    peer = nodes.peer("b")
+    nodes.ask(peer, queue.Declare(queue="a.p", arguments={"x-max-priority": 5}))
+    peer.publish("a.p", b"1", b"2")
+    nodes.ask(peer, basic.Qos(prefetch_count=1), tx.Select())
+    nodes.ask(peer, basic.Consume(queue="a.p", consumer_tag="c"))
+    peer.publish("a.p", b"urgent", properties=basic.Properties(priority=5))
+    peer.send(basic.Ack(1), tx.Commit())
+
+    assert bodies(nodes, peer) == [b"urgent"]
+
+
 def test_an_expiration_counts_from_the_moment_when_the_holder_has_the_message(
     nodes: Nodes, peer: Peer
 ) -> None:

@@ -1,16 +1,21 @@
 """What does harm to a cluster does it, and what is wrong is found."""
 
 import random
+import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
+from pathlib import Path
 
 import pytest
 import trio
 from pamqp import commands
 
+from amqpbroker.cli.etcd_servers import EtcdServers
 from amqpbroker.testing.history import What
-from tests.cluster.load import Load, Refused
+from tests.cluster.load import HOMES, Load, Refused
 from tests.cluster.relays import Relay
+from tests.cluster.rig import Rig
+from tests.cluster.runs import run_faults
 
 Connect = Callable[[bytes], Awaitable[trio.SocketStream]]
 
@@ -110,3 +115,27 @@ def test_a_confirm_without_a_message_and_a_message_that_does_not_come_are_found(
     assert [fault.what for fault in load.history.check()][:1] == [What.LOST]
     load._hear("p", commands.Basic.Ack(1), {})
     assert What.STRAY_CONFIRM in [fault.what for fault in load.history.check()]
+
+
+@pytest.mark.slow
+async def test_what_a_node_with_an_old_disk_has_lost_is_found(
+    three_members: EtcdServers, tmp_path: Path
+) -> None:
+    """The old disk has the new one's sign: else the node would not start with it."""
+
+    async def plant(rig: Rig) -> None:
+        machine = rig.machines[HOMES[0].node]
+        disk, copy = tmp_path / machine.name, tmp_path / "copy"
+        await machine.kill()
+        shutil.copytree(disk, copy, ignore=shutil.ignore_patterns("ctl.sock"))
+        await machine.start()
+        await trio.sleep(5)
+        await machine.kill()
+        shutil.copy(disk / "node.json", copy)
+        shutil.rmtree(disk)
+        copy.rename(disk)
+        await machine.start()
+
+    report = await run_faults(three_members, tmp_path, 1, seed=1, plant=plant)
+    assert What.LOST in {fault.what for fault in report.broken}, report
+    assert not report.is_sound

@@ -40,13 +40,16 @@ class ClusterForTest:
     def kill(self, i: int) -> None:
         """Kill a node (SIGKILL)."""
         self.cluster.kill_node(i)
+        self._relays[i].refuse()
 
     def stop(self, i: int) -> None:
         """Stop a node in good order."""
         self.cluster.stop_node(i)
+        self._relays[i].refuse()
 
     def start(self, i: int) -> None:
         """Start a node that was killed or stopped; done when it serves clients."""
+        self._relays[i].listen()
         self.cluster.start_node(i)
 
     def partition(self, a: int, b: int) -> None:

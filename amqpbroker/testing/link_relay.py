@@ -14,7 +14,8 @@ class LinkRelay:
     """Carries streams to ``address``, as a context.
 
     Who dials is known by the name in its hello. The octets of those in `severed` are held back, in
-    both directions, until `heal`, which breaks their streams.
+    both directions, until `heal`, which breaks their streams. While no process listens at
+    ``address``, the relay should `refuse`, as that address does.
     """
 
     def __init__(self, address: tuple[str, int]) -> None:
@@ -25,6 +26,21 @@ class LinkRelay:
         self._is_over = False
         self._heals = 0
         self._threads: list[threading.Thread] = []
+        self._wants = threading.Condition()
+        self._listens = self._should_listen = True
+
+    def refuse(self) -> None:
+        """Refuse connections, until `listen`."""
+        self._want(False)
+
+    def listen(self) -> None:
+        """Accept connections, as at first."""
+        self._want(True)
+
+    def _want(self, listens: bool) -> None:
+        with self._wants:
+            self._should_listen = listens
+            self._wants.wait_for(lambda: self._listens == listens)
 
     def heal(self) -> None:
         """Let all through again, on new streams."""
@@ -48,7 +64,15 @@ class LinkRelay:
 
     def _accept(self) -> None:
         while not self._is_over:
-            if select.select([self._listener], [], [], _LOOK_S)[0]:
+            with self._wants:
+                if self._should_listen != self._listens:
+                    self._listener.close()
+                    if self._should_listen:
+                        self._listener = socket.create_server(("127.0.0.1", self.port))
+                    self._listens = self._should_listen
+                    self._wants.notify_all()
+            listeners = [self._listener] if self._listens else []
+            if select.select(listeners, [], [], _LOOK_S)[0]:
                 here, _ = self._listener.accept()
                 self._run(lambda here=here: self._carry(here))  # type: ignore[misc]
 

@@ -1,6 +1,7 @@
 """What lies between processes on loopback: relays that a test can close or hold up."""
 
 from collections.abc import Callable
+from itertools import chain, repeat
 
 import attrs
 import trio
@@ -35,6 +36,18 @@ class Relay:
         self._target = target
         self._label = label
         self._ways: dict[str, Way] = {}
+        self._accepting = trio.CancelScope()
+        self._may_accept = trio.Event()
+        self._may_accept.set()
+
+    def refuse(self) -> None:
+        """Refuse connections, as where no process listens, until `accept`."""
+        self._may_accept = trio.Event()
+        self._accepting.cancel()
+
+    def accept(self) -> None:
+        """Accept connections again, in a moment."""
+        self._may_accept.set()
 
     def shut(self, label: str = "") -> None:
         """End the connections of those, and let no new one in, until `open`."""
@@ -61,10 +74,16 @@ class Relay:
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Relay until cancelled."""
-        host, port = self.listen
-        listeners = await trio.open_tcp_listeners(port, host=host)
-        self.listen = host, listeners[0].socket.getsockname()[1]
-        await trio.serve_listeners(self._serve, listeners, task_status=task_status)
+        async with trio.open_nursery() as nursery:
+            for is_first in chain([True], repeat(False)):
+                await self._may_accept.wait()
+                host, port = self.listen
+                listeners = await trio.open_tcp_listeners(port, host=host)
+                self.listen = host, listeners[0].socket.getsockname()[1]
+                if is_first:
+                    task_status.started()
+                with trio.CancelScope() as self._accepting:
+                    await trio.serve_listeners(self._serve, listeners, handler_nursery=nursery)
 
     async def _serve(self, here: trio.SocketStream) -> None:
         try:

@@ -1,10 +1,11 @@
 """Three brokers and three members of etcd as processes, with relays on every way between them."""
 
 import os
+import random
 import signal
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import attrs
@@ -16,14 +17,19 @@ from tests.crash.broker import Broker
 
 CLUSTER = "trial"
 NODES = ("rabbit@n1", "rabbit@n2", "rabbit@n3")
+PORTS = 10_000, 32_000
 LINKS = "127.0.0.2"
 """Relays of links are at this host, at the port that the node itself has at 127.0.0.1."""
 
 
 def free_port() -> int:
-    """A port that nobody has now, at any of the addresses."""
-    with socket.create_server(("0.0.0.0", 0)) as sock:
-        return sock.getsockname()[1]
+    """A port that nobody has now, at any of the addresses.
+
+    It is none that the system gives to those who connect: whoever lets go of it finds it again.
+    """
+    while True:
+        with suppress(OSError), socket.create_server(("0.0.0.0", random.randrange(*PORTS))) as sock:
+            return sock.getsockname()[1]
 
 
 def dialler(data: bytes) -> str:
@@ -60,6 +66,7 @@ class Machine:
 
     async def start(self) -> None:
         """Start it; it serves clients when this returns."""
+        self.links.accept()
         await trio.to_thread.run_sync(self.broker.start, abandon_on_cancel=True)
         self.is_up = True
         self.lives += 1
@@ -69,12 +76,15 @@ class Machine:
         self.is_up = False
         self.broker.kill(with_helpers=True)
         await trio.to_thread.run_sync(self.broker.end)
+        self.links.refuse()
 
     async def stop(self) -> int:
         """End it as an operator would; its exit status."""
         self.is_up = False
         self.broker.terminate()
-        return await trio.to_thread.run_sync(self.broker.end)
+        status = await trio.to_thread.run_sync(self.broker.end)
+        self.links.refuse()
+        return status
 
 
 @attrs.define(eq=False)
@@ -131,5 +141,6 @@ async def _build(rig: Rig, folder: Path, name: str, task_status: trio.TaskStatus
                 *("--cluster", urls, "--cluster-name", CLUSTER),
                 *("--link", f"127.0.0.1:{port}", "--advertise", LINKS),
             ),
+            port=free_port(),
         )
         task_status.started(Machine(name, broker, links, ways))

@@ -189,6 +189,9 @@ async def _watch_exclusive(load: Load, faults: Faults) -> None:
 
 
 async def _is_collected(load: Load, queue: str, name: str, ended_s: float) -> None:
+    await trio.sleep_until(ended_s + 1)
+    is_gone = not await _finds(load, queue, lambda: load.elsewhere(name))
+    load.counts["exclusive queues of dead nodes that have gone within a second"] += is_gone
     await trio.sleep_until(ended_s + COLLECTED_S_MAX)
     found = await _finds(load, queue, lambda: load.elsewhere(name))
     load.counts["exclusive queues of dead nodes looked for"] += 1

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 from pamqp import commands
 
 from amqpbroker.cli.etcd_servers import EtcdServers
@@ -82,6 +83,23 @@ async def test_a_way_that_is_held_up_loses_nothing(relay: Relay, connect: Connec
     assert (await hear(one), await hear(late)) == (None, None)
     relay.open("a")
     assert (await hear(one), await hear(late)) == (b"a2", b"a3")
+
+
+async def test_a_relay_that_refuses_does_so_until_it_accepts(
+    relay: Relay, connect: Connect
+) -> None:
+    one = await connect(b"a1")
+    assert await hear(one) == b"a1"
+    for _ in range(2):
+        relay.refuse()
+        await trio.testing.wait_all_tasks_blocked()
+        with pytest.raises(OSError, match="all attempts to connect"):
+            await connect(b"a2")
+        await one.send_all(b"a3")
+        assert await hear(one) == b"a3"
+        relay.accept()
+        await trio.testing.wait_all_tasks_blocked()
+        assert await hear(await connect(b"a4")) == b"a4"
 
 
 @pytest.mark.parametrize(

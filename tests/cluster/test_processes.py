@@ -87,6 +87,45 @@ def test_a_node_dies_and_comes_back_with_its_queues(amqp_cluster: Make) -> None:
     assert eventually(lambda: count(cluster, 1, "q")) == 100
 
 
+def passive(cluster: ClusterForTest, i: int, queue: str) -> str:
+    """Why a queue cannot be used at a node; empty: it can be."""
+    try:
+        count(cluster, i, queue)
+    except pika.exceptions.ChannelClosedByBroker as error:
+        text: str = error.reply_text
+        return text
+    return ""
+
+
+def test_what_a_killed_node_has_left_goes_at_once(amqp_cluster: Make) -> None:
+    cluster = amqp_cluster(n=3)
+    channel(cluster, 0).queue_declare("exclusive", exclusive=True)
+    channel(cluster, 0).queue_declare("transient")
+    assert passive(cluster, 1, "transient") == ""
+    cluster.kill(0)
+    until_s = time.monotonic() + 3
+    for queue in ("exclusive", "transient"):
+        while passive(cluster, 1, queue) != f"NOT_FOUND - no queue '{queue}' in vhost '/'":
+            assert time.monotonic() < until_s
+            time.sleep(0.05)
+    logs = [cluster.nodes[node].log.read_text() for node in (1, 2)]
+    assert any("rabbit1@localhost has ended (incarnation 1): it refuses" in log for log in logs)
+
+
+def test_a_node_that_stands_still_is_not_taken_for_gone(amqp_cluster: Make) -> None:
+    cluster = amqp_cluster(n=2)
+    channel(cluster, 0).queue_declare("transient")
+    cluster.nodes[0].signal(signal.SIGSTOP)
+    try:
+        time.sleep(7)
+        assert "is down or inaccessible" in passive(cluster, 1, "transient")
+    finally:
+        cluster.nodes[0].signal(signal.SIGCONT)
+    time.sleep(1)
+    assert eventually(lambda: count(cluster, 1, "transient")) == 0
+    assert "has ended" not in cluster.nodes[1].log.read_text()
+
+
 def test_two_nodes_that_cannot_reach_each_other(amqp_cluster: Make) -> None:
     cluster = amqp_cluster(n=3)
     channel(cluster, 0).queue_declare("q", durable=True)

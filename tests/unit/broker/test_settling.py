@@ -7,6 +7,10 @@ from pamqp import commands
 from pamqp.base import Frame
 
 from amqpbroker.broker.broker import Broker
+from amqpbroker.definitions import QueueDefinition
+from amqpbroker.queues.classic import ClassicQueues
+from amqpbroker.storage.log import Log, MemoryLog
+from amqpbroker.testing.fakes import fake_world
 from amqpbroker.testing.peer import Peer
 
 Connect = Callable[..., Peer]
@@ -335,3 +339,27 @@ def test_a_channel_with_very_many_deliveries_gives_them_back_turn_by_turn(
     bodies = other.deliveries()
     assert len(bodies) == 10_000
     assert all(deliver.redelivered for deliver, _ in bodies)
+
+
+def test_messages_whose_indexes_are_high_are_settled_like_others() -> None:
+    def open_log(definition: QueueDefinition) -> Log:
+        log = MemoryLog()
+        log.skip_to((5 << 44) + 7)
+        return log
+
+    broker = Broker(fake_world(), queue_types={"classic": ClassicQueues(open_log)})
+    broker.boot("guest", "guest")
+    peer = Peer(broker).open(1)
+    peer.declare("q")
+    peer.send(commands.Confirm.Select())
+    peer.publish("q", b"1", b"2", b"3", b"4")
+    peer.consume("q", "c")
+    assert seen(peer) == [(tag, b"%d" % tag, False) for tag in range(1, 5)]
+
+    peer.send(basic.Ack(delivery_tag=1))
+    peer.send(basic.Nack(delivery_tag=3, multiple=True, requeue=True))
+    assert seen(peer) == [(5, b"2", True), (6, b"3", True)]
+    peer.send(basic.Ack(delivery_tag=0, multiple=True))
+
+    assert stat(broker) == (0, 0)
+    assert broker.vhosts["/"].queues["q"].committed == (5 << 44) + 11

@@ -12,7 +12,8 @@ import attrs
 from amqpbroker.message import Origin
 from amqpbroker.queues.queue import Keeper, Timer
 from amqpbroker.queues.ready import Ready
-from amqpbroker.storage.log import CHUNK_MAX, Log
+from amqpbroker.storage.chunks import CHUNK_MAX
+from amqpbroker.storage.log import Log
 
 
 class Expiry:

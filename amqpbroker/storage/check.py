@@ -13,9 +13,9 @@ import attrs
 from amqpbroker.errors import DataError, DiskFailure
 from amqpbroker.storage import directory
 from amqpbroker.storage.directory import Owner
-from amqpbroker.storage.disk_log import ChunkState
 from amqpbroker.storage.faults import Damage
 from amqpbroker.storage.format import FILE_HEAD_BYTES, FormatError
+from amqpbroker.storage.log_state import ChunkState
 from amqpbroker.storage.recovery import Kept, Recovered
 from amqpbroker.storage.segments import (
     Place,

@@ -16,29 +16,34 @@ log stands elsewhere.
 """
 
 import logging
-import struct
 from abc import ABC, abstractmethod
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable, Iterable, Iterator
-from itertools import compress
-from operator import or_
 
 import attrs
 
 from amqpbroker.message import Batch, Origin, Traits
-from amqpbroker.storage.faults import Damage
-from amqpbroker.storage.format import FormatError, Image, encode_image, encode_packed_image
-from amqpbroker.storage.index_set import IndexSet
-from amqpbroker.storage.log import (
-    CHUNK_BYTES_MAX,
+from amqpbroker.storage.chunks import (
     CHUNK_MAX,
-    READ_BYTES_MAX,
+    GONE,
     Chunk,
-    Followers,
-    MemoryLog,
-    extend,
+    image_of,
+    in_chunks,
     inside,
+    is_damaged,
+    live_bits,
+    live_parts,
+    persistent_image,
+    persistent_runs,
+    revive,
+    weight,
+    weight_left,
 )
+from amqpbroker.storage.faults import Damage
+from amqpbroker.storage.format import FormatError, Image, encode_packed_image
+from amqpbroker.storage.index_set import IndexSet
+from amqpbroker.storage.log import READ_BYTES_MAX, Followers, MemoryLog
+from amqpbroker.storage.log_state import ChunkState, LogState
 from amqpbroker.storage.segments import Place, Segments
 
 _PUT_AWAY_BYTES_MAX = 2 * 1024 * 1024
@@ -49,18 +54,11 @@ _MOVED_MAX = 2048
 """Messages in chunks that leave sparse segments in one go."""
 RESIDUE_BYTES_MAX = 1024 * 1024
 """Messages of one log that are said again when the journal begins anew, rather than put away."""
-_ENTRY_BYTES = 8
-"""What a list or an array has for each message, be it there or settled."""
 
 log = logging.getLogger(__name__)
 
 _UNKNOWN = Origin("", "", b"\0\0", 0, 0, Traits(persistent=True))
 """Of messages that are damaged."""
-_STATE_HEAD = struct.Struct("<QQQI")
-"""Renewed end, end, index behind the last that was read, chunks in segments."""
-_STATE_CHUNK = struct.Struct("<QIIIIIIIIB")
-"""First index, indexes, live messages, the six of `Place`, whether a bitmap follows."""
-_GONE = b"\1" * CHUNK_MAX
 
 
 class Journal(ABC):
@@ -113,94 +111,6 @@ class Waiting:
     """Logs with chunks in memory that ought to lie in segments: `DiskLog.relieve` tries again."""
     on_short: Callable[[], None] = attrs.field(default=lambda: None)
     """Called when a log comes to be short of room."""
-
-
-@attrs.define
-class ChunkState:
-    """A chunk in a segment, as `DiskLog.restate` tells of it."""
-
-    first: int
-    count: int
-    live: int
-    place: Place
-    gone: bytes | None
-
-
-@attrs.frozen
-class LogState:
-    """Where a log stands, as far as messages below ``renewed_end`` are concerned.
-
-    ``chunks`` are those in segments; what lies in none is said apart. Messages below ``read_end``
-    may have been delivered.
-    """
-
-    renewed_end: int
-    end: int
-    read_end: int
-    chunks: list[ChunkState]
-
-    def encode(self) -> list[bytes]:
-        """Pieces that say it."""
-        pieces = [_STATE_HEAD.pack(self.renewed_end, self.end, self.read_end, len(self.chunks))]
-        for chunk in self.chunks:
-            place, gone = chunk.place, chunk.gone
-            pieces.append(
-                _STATE_CHUNK.pack(
-                    chunk.first,
-                    chunk.count,
-                    chunk.live,
-                    place.segment,
-                    place.offset,
-                    place.size,
-                    place.checksum,
-                    place.messages,
-                    place.transient,
-                    gone is not None,
-                )
-            )
-            if gone is not None:
-                pieces.append(_bits(gone))
-        return pieces
-
-    @classmethod
-    def decode(cls, payload: bytes) -> "LogState":
-        """What `encode` said. Raises `FormatError`."""
-        try:
-            renewed_end, end, read_end, count = _STATE_HEAD.unpack_from(payload)
-            position = _STATE_HEAD.size
-            chunks = []
-            for _ in range(count):
-                first, messages, live, *place, has_gone = _STATE_CHUNK.unpack_from(
-                    payload, position
-                )
-                position += _STATE_CHUNK.size
-                gone = None
-                if has_gone:
-                    size = (messages + 7) // 8
-                    gone = _flags(payload[position : position + size], messages)
-                    position += size
-                chunks.append(ChunkState(first, messages, live, Place(*place), gone))
-        except (struct.error, ValueError) as error:
-            raise FormatError("the state of a log is cut off") from error
-        return cls(renewed_end, end, read_end, chunks)
-
-
-def _bits(flags: bytes) -> bytes:
-    """Octets that are 0 or 1 as bits."""
-    number = int(flags[::-1].translate(_DIGITS), 2)
-    return number.to_bytes((len(flags) + 7) // 8, "little")
-
-
-def _flags(bits: bytes, count: int) -> bytes:
-    """Bits as octets that are 0 or 1. Raises `ValueError` if there are not enough."""
-    if len(bits) < (count + 7) // 8:
-        raise ValueError("a bitmap is cut off")
-    digits = f"{int.from_bytes(bits, 'little'):0{count}b}"
-    return bytes(digit == "1" for digit in reversed(digits))
-
-
-_DIGITS = b"01" + b"1" * 254
-_NEGATED = b"\1" + bytes(255)
 
 
 class DiskLog(MemoryLog):
@@ -343,7 +253,7 @@ class DiskLog(MemoryLog):
 
     def _keep_waiting(self, chunk: Chunk, room_bytes: int) -> None:
         """A chunk waits: in memory while less than ``room_bytes`` do, else in a segment."""
-        size = _weight(chunk)
+        size = weight(chunk)
         fits = self._waiting.bytes + size <= room_bytes
         if not fits and self._put_away(chunk):
             self._drop(chunk)
@@ -388,7 +298,7 @@ class DiskLog(MemoryLog):
             pieces = encode_packed_image(chunk.base, origins, chunk.offsets, chunk.packed)
             origins = origins * len(indexes) if len(origins) == 1 else origins
         else:
-            indexes, origins, pieces = _image(chunk, chunk.gone or bytes(chunk.count))
+            indexes, origins, pieces = image_of(chunk, chunk.gone or bytes(chunk.count))
         transient = sum(not origin.traits.persistent for origin in origins)
         chunk.place = self._segments.store(
             pieces, indexes.start, len(indexes), len(origins), transient
@@ -452,7 +362,7 @@ class DiskLog(MemoryLog):
             if chunk.gone is None:
                 chunk.gone = bytearray(CHUNK_MAX)
             start, stop = here[0] - chunk.base, here[-1] - chunk.base + 1
-            chunk.gone[start : stop : here.step] = _GONE[: len(here)]
+            chunk.gone[start : stop : here.step] = GONE[: len(here)]
         live = chunk.live
         super()._forget(chunk, here)
         if chunk.place is not None:
@@ -476,7 +386,7 @@ class DiskLog(MemoryLog):
             past = max(0, chunk.base - indexes.start)
             here = indexes[-(-past // indexes.step) :]
             here = range(here.start, min(here.stop, chunk.base + chunk.count), here.step)
-            for part in _live_parts(chunk, here):
+            for part in live_parts(chunk, here):
                 count += len(part)
                 self._forget(chunk, part)
         return count
@@ -487,8 +397,8 @@ class DiskLog(MemoryLog):
         """The messages that are there: neither settled nor known to be damaged."""
         live = IndexSet()
         for chunk in self._all_chunks():
-            if not _is_damaged(chunk):
-                live.add_bits(chunk.base, _live_bits(chunk))
+            if not is_damaged(chunk):
+                live.add_bits(chunk.base, live_bits(chunk))
         return live
 
     def copy(self, indexes: range) -> Batch:
@@ -524,7 +434,7 @@ class DiskLog(MemoryLog):
                 chunk.pack()
                 self._weigh_anew(chunk)
         if self._journal is not None:
-            for first, origins, raws in _persistent_runs(messages):
+            for first, origins, raws in persistent_runs(messages):
                 self._journal.filled(self, first, origins, raws)
                 self._has_persistent = self._uncommitted = True
         return len(messages)
@@ -551,7 +461,7 @@ class DiskLog(MemoryLog):
             absent = [] if gone is None else [index for index in here if gone[index - chunk.base]]
             if absent:
                 self._make_ready(chunk)
-            if here and _is_damaged(chunk):
+            if here and is_damaged(chunk):
                 self.settle_live(range(chunk.base, stop))  # It leaves a gap.
                 continue
             if absent:
@@ -561,7 +471,7 @@ class DiskLog(MemoryLog):
                 del rest[index]
             for index in set(here).difference(absent):
                 del messages[index]
-        for chunk in _in_chunks(rest, list(self._bases)):
+        for chunk in in_chunks(rest, list(self._bases)):
             self._chunks[chunk.base] = chunk
             insort(self._bases, chunk.base)
             changed.append(chunk)
@@ -569,17 +479,8 @@ class DiskLog(MemoryLog):
 
     def _revive(self, chunk: Chunk, messages: dict[int, tuple[Origin, bytes]]) -> None:
         """Have messages be there again that are gone of a chunk; it leaves its segment."""
-        gone, place, live = chunk.gone, chunk.place, chunk.live
-        assert gone is not None
-        for index, (origin, raw) in messages.items():
-            at = index - chunk.base
-            chunk.origins[at], chunk.raws[at], gone[at] = origin, raw, 0
-        chunk.live += len(messages)
-        there = gone[: chunk.count].translate(_NEGATED)
-        octets = sum(map(len, compress(chunk.raws, there)))
-        chunk.size_bytes = octets * chunk.count // chunk.live
-        if chunk.live == chunk.count:
-            chunk.gone = None
+        place, live = chunk.place, chunk.live
+        revive(chunk, messages)
         if place is not None:
             chunk.place = None
             self._leave(place, live)
@@ -659,12 +560,12 @@ class DiskLog(MemoryLog):
         if self.leave_sparse(self._old_chunks()):
             return True
         apart = [chunk for chunk in self._old_chunks() if chunk.place is None]
-        if sum(map(_weight_left, apart)) <= RESIDUE_BYTES_MAX:
+        if sum(map(weight_left, apart)) <= RESIDUE_BYTES_MAX:
             return False
         size = count = 0
         for chunk in apart:
             if chunk is not self._last:
-                size += _weight_left(chunk)
+                size += weight_left(chunk)
                 count += chunk.count
                 if not self._put_away(chunk):
                     return True
@@ -688,7 +589,7 @@ class DiskLog(MemoryLog):
                 break
             count += place.messages
             self._make_ready(chunk)
-            if _is_damaged(chunk):
+            if is_damaged(chunk):
                 continue  # It stays where it is.
             chunk.place = None
             self._weigh_anew(chunk)
@@ -749,7 +650,7 @@ class DiskLog(MemoryLog):
                     ChunkState(chunk.base, chunk.count, chunk.live, chunk.place, gone or None)
                 )
             elif self._has_persistent:
-                indexes, origins, image = _persistent_image(chunk)
+                indexes, origins, image = persistent_image(chunk)
                 if origins:
                     images.append((indexes, len(origins), image))
         read_end = max(self._read_end, self._read_before)
@@ -774,7 +675,7 @@ class DiskLog(MemoryLog):
         for chunk in chunks:
             self._drop_transient(chunk)
         for chunk in self._put_in(messages):
-            self._weigh(chunk, _weight(chunk))
+            self._weigh(chunk, weight(chunk))
         if self._waiting.bytes > self._waiting.bytes_max:
             self._fall_short()
         self.recovered = self._live_runs()
@@ -813,117 +714,9 @@ class DiskLog(MemoryLog):
         """All messages that are there, in runs."""
         runs: list[range] = []
         for chunk in self._all_chunks():
-            for part in _live_parts(chunk, range(chunk.base, chunk.base + chunk.count)):
+            for part in live_parts(chunk, range(chunk.base, chunk.base + chunk.count)):
                 if runs and runs[-1].stop == part.start:
                     runs[-1] = range(runs[-1].start, part.stop)
                 else:
                     runs.append(part)
         return runs
-
-
-def _is_damaged(chunk: Chunk) -> bool:
-    """Whether a chunk was read, and its messages are not what was written."""
-    return bool(chunk.origins) and not chunk.raws and chunk.offsets is None
-
-
-def _live_bits(chunk: Chunk) -> int:
-    """A bit for each message of a chunk, set if it is not settled."""
-    bits = (1 << chunk.count) - 1
-    if chunk.gone is not None:
-        bits ^= int(chunk.gone[chunk.count - 1 :: -1].translate(_DIGITS), 2)
-    return bits
-
-
-def _live_parts(chunk: Chunk, here: range) -> list[range]:
-    """Those of a run within a chunk that are not settled, as runs of the same step."""
-    if not here or chunk.gone is None:
-        return [here] if here else []
-    gone = chunk.gone[here[0] - chunk.base : here[-1] - chunk.base + 1 : here.step]
-    parts = []
-    start = gone.find(0)
-    while start >= 0:
-        stop = gone.find(1, start)
-        stop = len(gone) if stop < 0 else stop
-        parts.append(here[start:stop])
-        start = gone.find(0, stop)
-    return parts
-
-
-def _persistent_runs(
-    messages: dict[int, tuple[Origin, bytes]],
-) -> list[tuple[int, list[Origin], list[bytes]]]:
-    """Messages that outlive the node, in runs: first index, origins, octets."""
-    runs: list[tuple[int, list[Origin], list[bytes]]] = []
-    for index, (origin, raw) in messages.items():
-        if not origin.traits.persistent:
-            continue
-        if not runs or runs[-1][0] + len(runs[-1][2]) != index:
-            runs.append((index, [], []))
-        runs[-1][1].append(origin)
-        runs[-1][2].append(raw)
-    return runs
-
-
-def _in_chunks(messages: dict[int, tuple[Origin, bytes]], borders: list[int]) -> list[Chunk]:
-    """Messages that lie in no segment as chunks, none of which goes beyond one of ``borders``.
-
-    What is missing within a chunk is gone.
-    """
-    chunks: list[Chunk] = []
-    for index in sorted(messages):
-        origin, raw = messages[index]
-        if not chunks or index >= chunks[-1].stop or chunks[-1].size_bytes >= CHUNK_BYTES_MAX:
-            border = bisect_right(borders, index)
-            chunks.append(Chunk(index, min([index + CHUNK_MAX, *borders[border : border + 1]])))
-        chunk = chunks[-1]
-        missing = index - chunk.base - chunk.count
-        if missing:
-            if chunk.gone is None:
-                chunk.gone = bytearray(CHUNK_MAX)
-            chunk.gone[chunk.count : chunk.count + missing] = _GONE[:missing]
-            chunk.raws += [b""] * missing
-            chunk.origins += [origin] * missing
-            chunk.count += missing
-        extend(chunk, origin, [raw], len(raw))
-    for chunk in chunks:  # As if those that are missing had been of the same size.
-        chunk.size_bytes = chunk.size_bytes * chunk.count // chunk.live
-    return chunks
-
-
-def _weight(chunk: Chunk) -> int:
-    """What a chunk takes in memory, but for objects around it."""
-    if chunk.offsets is not None:
-        return len(chunk.packed) + _ENTRY_BYTES * chunk.count
-    return sum(map(len, chunk.raws)) + 2 * _ENTRY_BYTES * chunk.count
-
-
-def _weight_left(chunk: Chunk) -> int:
-    """About what a chunk takes without the octets of messages that are settled."""
-    if not chunk.weight_bytes:
-        return _weight(chunk)
-    entries = _ENTRY_BYTES * chunk.count
-    return entries + (chunk.weight_bytes - entries) * chunk.live // chunk.count
-
-
-def _persistent_image(chunk: Chunk) -> tuple[range, list[Origin], list[bytes]]:
-    """As `_image`, of what outlives the node."""
-    gone = chunk.gone or bytes(chunk.count)
-    indexes, origins, pieces = _image(chunk, gone)
-    if all(origin.traits.persistent for origin in origins):
-        return indexes, origins, pieces
-    passing = (not origin.traits.persistent for origin in chunk.origins)
-    return _image(chunk, bytes(map(or_, passing, gone)))
-
-
-def _image(chunk: Chunk, gone: bytes | bytearray) -> tuple[range, list[Origin], list[bytes]]:
-    """The image of what is not ``gone`` of a chunk in memory: its span, origins, pieces."""
-    if chunk.offsets is not None:
-        chunk.unpack()
-    start, stop = max(0, gone.find(0)), gone.rfind(0, 0, chunk.count) + 1
-    marks = gone[start:stop]
-    there = marks.translate(_NEGATED)
-    origins = list(compress(chunk.origins[start:stop], there))
-    raws = list(compress(chunk.raws[start:stop], there))
-    sparse = marks if len(raws) < len(marks) else None
-    pieces = encode_image(chunk.base + start, origins, raws, sparse)
-    return range(chunk.base + start, chunk.base + stop), origins, pieces

@@ -5,15 +5,11 @@ comes again; it may jump ahead. It has two marks: what lies below ``readable`` m
 what lies below ``committed`` may be confirmed. In memory both follow the end at once; on disk, or
 with mirrors, they lag behind.
 
-Two things are dear with a long backlog in Python: an object per message, and the garbage
-collector's walk over them. `MemoryLog` therefore keeps messages in chunks of up to `CHUNK_MAX`, or
-of fewer large ones (`CHUNK_BYTES_MAX`). A chunk is two lists while it is being written or read. One
-that fills up before anybody reads it is packed: one string of octets and an array of offsets,
-nothing the collector looks at, and less than half the memory.
+`MemoryLog` keeps messages in chunks of up to `CHUNK_MAX`, or of fewer large ones
+(`CHUNK_BYTES_MAX`).
 """
 
 from abc import ABC, abstractmethod
-from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from itertools import accumulate
@@ -21,15 +17,10 @@ from itertools import accumulate
 import attrs
 
 from amqpbroker.message import Batch, Origin
-from amqpbroker.storage.segments import Place
+from amqpbroker.storage.chunks import CHUNK_BYTES_MAX, CHUNK_MAX, Chunk, extend, inside, places
 
-CHUNK_MAX = 1024
-"""Messages in a chunk; also the most that one `Log.read` gives."""
-CHUNK_BYTES_MAX = 1024 * 1024
-"""Octets with which a chunk is full, whatever it holds: the last message may go beyond."""
 READ_BYTES_MAX = 256 * 1024
 """Octets that one `Log.read` gives, unless the first message is larger."""
-_PACKED_MESSAGE_BYTES_MAX = 4096
 _NOTHING = [b""] * CHUNK_MAX
 _BODY_SIZE = slice(11, 19)
 """Where the first content frame of a message says how long the body is."""
@@ -176,75 +167,6 @@ class DeletedLog(Log):
         return 0
 
 
-class Chunk:
-    """Messages that lie together: the first has index ``base``, the last one comes before ``stop``.
-
-    Of ``count`` messages that came here ``live`` are not settled; the others have empty octets in
-    ``raws``. ``size_bytes`` is what they all had when they came. What a log on
-    disk notes beside: ``gone`` has an octet for each message, not 0 for a settled one (None: none
-    is); ``place`` is where the chunk lies in a segment, if it does, and then it need not be in
-    memory; ``weight_bytes`` is what it counts for among those that wait in memory.
-    """
-
-    __slots__ = (
-        "base",
-        "count",
-        "gone",
-        "live",
-        "offsets",
-        "origins",
-        "packed",
-        "place",
-        "raws",
-        "size_bytes",
-        "stop",
-        "weight_bytes",
-    )
-
-    def __init__(self, base: int, stop: int) -> None:
-        self.base = base
-        self.stop = stop
-        self.count = 0
-        self.live = 0
-        self.size_bytes = 0
-        self.origins: list[Origin] = []
-        self.raws: list[bytes] = []
-        self.packed = b""
-        self.offsets: array[int] | None = None
-        self.gone: bytearray | None = None
-        self.place: Place | None = None
-        self.weight_bytes = 0
-
-    def begin(self, base: int) -> None:
-        """All that was there is settled: go on from ``base``."""
-        self.base = base
-        self.count = self.size_bytes = 0
-        self.gone = None
-        self.origins.clear()
-        self.raws.clear()
-
-    def pack(self) -> None:
-        """Change to the form for waiting, if the messages are small enough to gain by it."""
-        offsets = array("Q", accumulate(map(len, self.raws), initial=0))
-        if offsets[-1] > _PACKED_MESSAGE_BYTES_MAX * self.count:
-            return
-        self.packed = b"".join(self.raws)
-        self.offsets = offsets
-        self.raws = []
-        if self.origins.count(self.origins[0]) == self.count:
-            self.origins = self.origins[:1]
-
-    def unpack(self) -> None:
-        """Change to the form for work."""
-        packed, offsets = self.packed, self.offsets
-        assert offsets is not None
-        self.raws = [packed[offsets[i] : offsets[i + 1]] for i in range(self.count)]
-        if len(self.origins) == 1:
-            self.origins = self.origins * self.count
-        self.packed = b""
-        self.offsets = None
-
-
 class MemoryLog(Log):
     """A log that lives as long as its process: appended is readable is committed.
 
@@ -337,13 +259,13 @@ class MemoryLog(Log):
         chunk = self._chunk_of(indexes[0])
         self._make_ready(chunk)
         here = inside(indexes, chunk)
-        raws = chunk.raws[_slice(here, chunk.base)]
+        raws = chunk.raws[places(here, chunk.base)]
         if len(raws) > 1 and sum(map(len, raws)) > READ_BYTES_MAX:
             sizes = list(accumulate(map(len, raws)))
             here = here[: max(1, bisect_right(sizes, READ_BYTES_MAX))]
             raws = raws[: len(here)]
         self._read_end = max(self._read_end, here[-1] + 1)
-        return Batch(chunk.origins[_slice(here, chunk.base)], raws)
+        return Batch(chunk.origins[places(here, chunk.base)], raws)
 
     def _make_ready(self, chunk: Chunk) -> None:
         """See that the messages of a chunk can be read."""
@@ -355,7 +277,7 @@ class MemoryLog(Log):
         here = inside(indexes, chunk)
         if len(chunk.origins) < chunk.count:  # Packed: they all have the same.
             return chunk.origins * len(here)
-        return chunk.origins[_slice(here, chunk.base)]
+        return chunk.origins[places(here, chunk.base)]
 
     def settle(self, indexes: range) -> None:
         if self.followers is not None:
@@ -373,7 +295,7 @@ class MemoryLog(Log):
         assert chunk.live >= 0, (chunk.base, chunk.live)
         if chunk.live:
             if chunk.raws:
-                chunk.raws[_slice(here, chunk.base)] = _NOTHING[: len(here)]
+                chunk.raws[places(here, chunk.base)] = _NOTHING[: len(here)]
         elif chunk is self._last:
             chunk.begin(self.end)
         else:
@@ -402,7 +324,7 @@ class MemoryLog(Log):
             here = inside(indexes, chunk)
             indexes = indexes[len(here) :]
             if len(here) <= _LOOKED_AT_MAX and chunk.raws:
-                octets += sum(map(_body_octets, chunk.raws[_slice(here, chunk.base)]))
+                octets += sum(map(_body_octets, chunk.raws[places(here, chunk.base)]))
             else:
                 octets += self._without_headers(chunk, _octets_at(chunk, here), len(here))
         return octets
@@ -463,26 +385,3 @@ def _octets_at(chunk: Chunk, indexes: range) -> int:
     if chunk.offsets is not None and indexes.step == 1:
         return chunk.offsets[stop] - chunk.offsets[first]
     return chunk.size_bytes * len(indexes) // chunk.count
-
-
-def extend(chunk: Chunk, origin: Origin, raws: list[bytes], size_bytes: int) -> None:
-    """Add messages to a chunk that has room for them."""
-    added = len(raws)
-    chunk.raws += raws
-    chunk.origins += [origin] * added
-    chunk.count += added
-    chunk.live += added
-    chunk.size_bytes += size_bytes
-
-
-def inside(indexes: range, chunk: Chunk) -> range:
-    """The first of ``indexes``, as far as they lie in ``chunk``."""
-    stop = chunk.base + chunk.count
-    if indexes[-1] < stop:
-        return indexes
-    return range(indexes.start, stop, indexes.step)
-
-
-def _slice(indexes: range, base: int) -> slice:
-    """Where ``indexes`` lie in lists that begin at ``base``."""
-    return slice(indexes[0] - base, indexes[-1] - base + 1, indexes.step)

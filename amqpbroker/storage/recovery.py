@@ -13,7 +13,6 @@ from itertools import compress, islice
 import attrs
 
 from amqpbroker.message import Origin
-from amqpbroker.storage.disk_log import ChunkState, LogState
 from amqpbroker.storage.faults import Damage
 from amqpbroker.storage.format import (
     FILE_HEAD_BYTES,
@@ -33,6 +32,7 @@ from amqpbroker.storage.format import (
     mend_batch_head,
     mend_record,
 )
+from amqpbroker.storage.log_state import ChunkState, LogState
 from amqpbroker.storage.segments import Place
 from amqpbroker.storage.wal import FILE_MARK, SUFFIX
 from amqpbroker.world import Disk

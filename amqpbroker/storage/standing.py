@@ -2,9 +2,9 @@
 
 import attrs
 
-from amqpbroker.storage.disk_log import LogState
 from amqpbroker.storage.faults import Damage
 from amqpbroker.storage.format import FormatError
+from amqpbroker.storage.log_state import LogState
 from amqpbroker.storage.recovery import Kept
 from amqpbroker.storage.segments import Segments, segment_numbers, segment_path, stored_chunks
 from amqpbroker.world import Disk

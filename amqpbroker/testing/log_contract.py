@@ -11,7 +11,8 @@ from abc import ABC, abstractmethod
 
 from amqpbroker.message import Origin
 from amqpbroker.protocol.content import encode_content
-from amqpbroker.storage.log import CHUNK_BYTES_MAX, CHUNK_MAX, READ_BYTES_MAX, Log
+from amqpbroker.storage.chunks import CHUNK_BYTES_MAX, CHUNK_MAX
+from amqpbroker.storage.log import READ_BYTES_MAX, Log
 from amqpbroker.testing.fakes import fake_origin, numbered
 
 _WALKS = 20

@@ -5,7 +5,8 @@ from collections.abc import Callable
 import pytest
 
 from amqpbroker.queues.queue import Got, Outcome, Queue, QueueStat
-from amqpbroker.storage.log import CHUNK_MAX, MemoryLog
+from amqpbroker.storage.chunks import CHUNK_MAX
+from amqpbroker.storage.log import MemoryLog
 from amqpbroker.testing.fakes import FakeConsumer, FakeKeeper, HeldLog, fake_origin, numbered
 from amqpbroker.testing.queue_contract import QueueSetUp, stat_of
 

@@ -13,7 +13,7 @@ from amqpbroker.protocol.frames import encode_method
 from amqpbroker.server import keeping
 from amqpbroker.server.config import Config
 from amqpbroker.server.node import Node
-from amqpbroker.storage import disk_log, log, segments, store, wal
+from amqpbroker.storage import chunks, disk_log, log, segments, store, wal
 from amqpbroker.testing.peer import Peer
 from amqpbroker.testing.world import Simulation, simulate
 
@@ -39,7 +39,7 @@ PERSISTENT, TRANSIENT = b"\x18\x00\x02", b"\x18\x00\x01"
 @pytest.fixture(autouse=True)
 def small_files(monkeypatch: pytest.MonkeyPatch) -> None:
     """All limits are 64 times smaller than they are."""
-    for module in (log, disk_log):
+    for module in (chunks, log):
         monkeypatch.setattr(module, "CHUNK_BYTES_MAX", 16 * KIB)
     monkeypatch.setattr(disk_log, "RESIDUE_BYTES_MAX", 16 * KIB)
     monkeypatch.setattr(segments, "SEGMENT_BYTES_MAX", 256 * KIB)

@@ -7,7 +7,7 @@ from pamqp import commands
 from amqpbroker.server import keeping
 from amqpbroker.server.config import Config
 from amqpbroker.server.node import Node
-from amqpbroker.storage.log import CHUNK_MAX
+from amqpbroker.storage.chunks import CHUNK_MAX
 from amqpbroker.testing.client import Client, Content
 from amqpbroker.testing.world import Simulation, simulate
 

@@ -15,7 +15,7 @@ import pytest
 import trio
 import trio.testing
 
-from amqpbroker.storage import disk_log, segments, store, wal
+from amqpbroker.storage import chunks, disk_log, segments, store, wal
 from amqpbroker.storage import log as memory_log
 from amqpbroker.storage.disk_log import DiskLog
 from amqpbroker.storage.runs import runs_of
@@ -153,7 +153,7 @@ def small_files(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(segments, "SEGMENT_BYTES_MAX", 30_000)
     monkeypatch.setattr(store, "WASTE_BYTES_MAX", 20_000)
     monkeypatch.setattr(store, "IDLE_WASTE_BYTES_MAX", 2_000)
-    for module in (memory_log, disk_log):
+    for module in (chunks, memory_log):
         monkeypatch.setattr(module, "CHUNK_BYTES_MAX", 8_000)
 
 

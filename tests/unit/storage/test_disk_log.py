@@ -8,9 +8,13 @@ import pytest
 
 from amqpbroker.definitions import QueueDefinition
 from amqpbroker.queues.classic import ClassicQueue
-from amqpbroker.storage import disk_log, wal
+from amqpbroker.storage import wal
+from amqpbroker.storage.chunks import CHUNK_BYTES_MAX, CHUNK_MAX
 from amqpbroker.storage.disk_log import DiskLog
-from amqpbroker.storage.log import CHUNK_BYTES_MAX, CHUNK_MAX, Log
+from amqpbroker.storage.format import FormatError
+from amqpbroker.storage.log import Log
+from amqpbroker.storage.log_state import ChunkState, LogState
+from amqpbroker.storage.segments import Place
 from amqpbroker.storage.store import Store
 from amqpbroker.testing.fakes import FakeKeeper, fake_origin
 from amqpbroker.testing.log_contract import LogContract, numbered
@@ -367,13 +371,13 @@ def test_what_lies_on_disk_of_queues_that_nobody_knows_is_cleared_up(
 
 @pytest.mark.parametrize("gone", [bytes(3), b"\1\0\1" * 341, b"\0" * 1023 + b"\1"])
 def test_the_state_of_a_log_comes_back(gone: bytes) -> None:
-    place = disk_log.Place(3, 5, 7, 11, 13, 2)
+    place = Place(3, 5, 7, 11, 13, 2)
     chunks = [
-        disk_log.ChunkState(100, 1024, 1024, place, None),
-        disk_log.ChunkState(2000, len(gone), gone.count(0), place, gone),
+        ChunkState(100, 1024, 1024, place, None),
+        ChunkState(2000, len(gone), gone.count(0), place, gone),
     ]
-    state = disk_log.LogState(1 << 41, 1 << 40, 1 << 39, chunks)
+    state = LogState(1 << 41, 1 << 40, 1 << 39, chunks)
 
-    assert disk_log.LogState.decode(b"".join(state.encode())) == state
-    with pytest.raises(disk_log.FormatError):
-        disk_log.LogState.decode(b"".join(state.encode())[:-60])
+    assert LogState.decode(b"".join(state.encode())) == state
+    with pytest.raises(FormatError):
+        LogState.decode(b"".join(state.encode())[:-60])

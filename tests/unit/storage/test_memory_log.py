@@ -7,7 +7,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from amqpbroker.storage.log import CHUNK_BYTES_MAX, CHUNK_MAX, READ_BYTES_MAX, Log, MemoryLog
+from amqpbroker.storage.chunks import CHUNK_BYTES_MAX, CHUNK_MAX
+from amqpbroker.storage.log import READ_BYTES_MAX, Log, MemoryLog
 from amqpbroker.testing.fakes import fake_origin
 from amqpbroker.testing.log_contract import LogContract, LogModel, numbered
 

@@ -8,9 +8,10 @@ from amqpbroker.definitions import QueueDefinition
 from amqpbroker.message import Origin
 from amqpbroker.queues.classic import ClassicQueue
 from amqpbroker.queues.queue import Outcome
+from amqpbroker.storage.chunks import CHUNK_MAX
 from amqpbroker.storage.disk_log import DiskLog
 from amqpbroker.storage.format import Image
-from amqpbroker.storage.log import CHUNK_MAX, Followers
+from amqpbroker.storage.log import Followers
 from amqpbroker.storage.store import Store
 from amqpbroker.testing.fakes import FakeConsumer, FakeKeeper, fake_origin, numbered
 from amqpbroker.testing.sim_disk import SimDisk

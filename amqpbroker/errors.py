@@ -207,6 +207,10 @@ class LeaseExists(StoreRefused):
     """A lease of this id is there already."""
 
 
+class StoreLost(StoreError):
+    """The store does not have what it had, and nobody has deleted it piece by piece."""
+
+
 class Compacted(StoreError):
     """The store has not kept the history that was asked for: it begins at ``compact_revision``."""
 

@@ -24,6 +24,7 @@ class ClusterQueues(QueueType):
         self._kind.check(definition)
 
     def open(self, definition: QueueDefinition, keeper: Keeper) -> Queue:
+        self.check(definition)  # Perhaps somebody has written it to the store by hand.
         self.leaders[definition.leader] += 1
         if definition.leader != self._node:
             return self.remote.open(definition, keeper)

@@ -3,27 +3,36 @@
 The store's events are the only order in which definitions are carried out: the node's own changes
 take effect when they come back here. An event may be of something that hangs on what is gone
 already (a queue takes its bindings along, a virtual host all), or that was made for something that
-has come anew since; such events change nothing.
+has come anew since; such events change nothing. Nor does what makes no sense: people and
+programs of theirs can write to the store too. It is logged, and all the rest goes on.
+
+A store that does not know the cluster any more has not deleted everything: it has lost it, or is
+another. Then nothing is believed of it.
 """
 
 import logging
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 
 import attrs
 
 from amqpbroker.cluster.catalog import Catalog
 from amqpbroker.cluster.etcd.contract import EventBatch, KeyValue
+from amqpbroker.cluster.members import META
 from amqpbroker.cluster.schema import BoundTo, Leadership, Schema
 from amqpbroker.definitions import (
     BindingDefinition,
     Change,
     Definition,
     ExchangeDefinition,
+    ParameterDefinition,
+    PolicyDefinition,
     QueueDefinition,
+    VHostDefinition,
     delete,
     put,
 )
-from amqpbroker.errors import DefinitionError
+from amqpbroker.errors import DataError, DefinitionError, DiskFailure, StoreLost
 
 log = logging.getLogger(__name__)
 
@@ -44,8 +53,12 @@ class Feed:
     """Follows the store and has ``apply`` carry out what changes in it.
 
     ``revision`` is the one up to which everything is carried out. ``listeners`` hear of keys of
-    other kinds, by kind: what the key names, and its value (None: it is gone).
+    other kinds, by kind: what the key names (one name), and its value (None: it is gone); they
+    raise `DataError` for one that makes no sense. ``cluster_id`` is that of the cluster that the
+    store has to know (empty: any).
     """
+
+    cluster_id = ""
 
     def __init__(self, schema: Schema, apply: Callable[[Change], None]) -> None:
         self.schema = schema
@@ -55,6 +68,10 @@ class Feed:
         self._apply = apply
         self._known: dict[bytes, _Known] = {}
         self._leaderships: dict[int, Leadership] = {}
+        self.unread: set[bytes] = set()
+        """Keys of definitions that make no sense."""
+        self._queues: dict[int, bytes] = {}
+        """The keys of queues, by their ids."""
 
     # -- what is known -------------------------------------------------------------------------
 
@@ -76,8 +93,13 @@ class Feed:
     # -- what comes ----------------------------------------------------------------------------
 
     def load(self, items: Iterable[KeyValue], revision: int) -> None:
-        """Believe what a whole reading of the store says, whatever was believed before."""
+        """Believe what a whole reading of the store says, whatever was believed before.
+
+        Raises `StoreLost`.
+        """
         there = {item.key: item for item in items}
+        meta = there.get(self._meta)
+        self._check_cluster(None if meta is None else meta.value)
         for key, known in list(self._known.items()):
             item = there.get(key)
             if item is None or item.create_revision != known.create_revision:
@@ -88,15 +110,31 @@ class Feed:
                 self._put(item.key, item.value, item.create_revision, item.mod_revision)
         self.revision = revision
 
-    def _rank(self, item: KeyValue) -> int:
+    @property
+    def _meta(self) -> bytes:
+        return self.schema.path(META)
+
+    def _check_cluster(self, value: bytes | None) -> None:
+        """See that this is what the store says of the cluster. Raises `StoreLost`."""
+        if self.cluster_id and (value is None or self.cluster_id.encode() not in value):
+            raise StoreLost(
+                f"it knows nothing of the cluster {self.cluster_id} any more: restore it from a"
+                " backup; until then this node goes on with what it knows"
+            )
+
+    def _rank(self, item: KeyValue) -> tuple[int, int]:
         kind = self._kind(item.key)
-        return _ORDER.index(kind) if kind in _ORDER else len(_ORDER)
+        rank = _ORDER.index(kind) if kind in _ORDER else len(_ORDER)
+        return rank, item.create_revision
 
     def _kind(self, key: bytes) -> str:
-        return key[len(self.schema.prefix) :].partition(b"/")[0].decode()
+        return key[len(self.schema.prefix) :].partition(b"/")[0].decode(errors="replace")
 
     def take(self, batch: EventBatch) -> None:
-        """Carry out what has happened."""
+        """Carry out what has happened. Raises `StoreLost`."""
+        for event in batch.events:
+            if event.key == self._meta:
+                self._check_cluster(event.value)
         for event in batch.events:
             if event.value is None:
                 self._delete(event.key)
@@ -109,20 +147,53 @@ class Feed:
         definition = None
         try:
             if kind == "ql":
-                _, queue_id = self.schema.parts(key)
-                self._leaderships[int(queue_id)] = self.schema.leadership(key, value)
+                self._leaderships[int(self._name(key))] = self.schema.leadership(key, value)
             elif kind in _ORDER:
                 definition = self._definition(key, value)
-        except (DefinitionError, ValueError) as error:
+            else:
+                self._tell(kind, key, value)
+        except (DefinitionError, DataError, ValueError) as error:
             log.error("the cluster's store: %s", error)  # noqa: TRY400 - it is all in the text
+            self.unread.add(key)
+        else:
+            self.unread.discard(key)
         before = self._known.get(key)
-        in_force = before.definition if definition is None and before is not None else definition
-        self._known[key] = _Known(create_revision, mod_revision, in_force)
-        if definition is not None:
-            self.catalog.apply(put(definition))
+        in_force = None if before is None else before.definition
+        # Whoever acts on a change finds its key known already.
+        known = _Known(create_revision, mod_revision, definition or in_force)
+        self._known[key] = known
+        if definition is not None and not self._carry_out(definition):
+            self._known[key] = attrs.evolve(known, definition=in_force)
+
+    def _carry_out(self, definition: Definition) -> bool:
+        """Put a definition in place; whether that can be done."""
+        try:
             self._apply(put(definition))
-        elif kind in self.listeners:
-            self.listeners[kind](self.schema.parts(key)[1:], value)
+        except DiskFailure:
+            raise
+        except Exception as error:
+            # What a node itself has others write was checked: this is another's work.
+            log.error("the cluster's store: %r cannot be: %r", definition, error)  # noqa: TRY400
+            self.unread.add(self.schema.key(definition))
+            return False
+        self.catalog.apply(put(definition))
+        if isinstance(definition, QueueDefinition):
+            self._queues[definition.log_id] = self.schema.key(definition)
+        return True
+
+    def _tell(self, kind: str, key: bytes, value: bytes | None) -> None:
+        """Tell who listens of a key. Raises `DataError` and `DefinitionError`."""
+        listener = self.listeners.get(kind)
+        if listener is not None:
+            listener([self._name(key)], value)
+
+    def _name(self, key: bytes) -> str:
+        """The one thing that a key names. Raises `DefinitionError`."""
+        try:
+            _, name = self.schema.parts(key)
+        except ValueError as error:
+            raise DefinitionError(f"{key!r} is no name of anything: {error}") from error
+        return name
 
     def _definition(self, key: bytes, value: bytes) -> Definition | None:
         """The definition that is to be carried out, if there is any need."""
@@ -135,11 +206,24 @@ class Feed:
                 leadership = self._leaderships.get(found.log_id)
                 node = "" if leadership is None else leadership.node
                 found = attrs.evolve(found, leader=node)
-                return None if found in self.catalog else found
+                if found in self.catalog:
+                    return None
+                self._check_vhost(key, found.vhost)
+                if found.log_id in self._queues:
+                    raise DefinitionError(f"{key!r} has the id of {self._queues[found.log_id]!r}")
+                return found
             case ExchangeDefinition():
+                self._check_vhost(key, found.vhost)
                 return None if found in self.catalog else found
+            case PolicyDefinition() | ParameterDefinition():
+                self._check_vhost(key, found.vhost)
+                return found
             case _:
                 return found
+
+    def _check_vhost(self, key: bytes, vhost: str) -> None:
+        if VHostDefinition(vhost) not in self.catalog:
+            raise DefinitionError(f"{key!r} lies in a virtual host that is not there")
 
     def came_to_be(self, binding: BindingDefinition) -> int:
         """When the destination of a binding came to be; 0 for what every virtual host has."""
@@ -149,13 +233,20 @@ class Feed:
 
     def _delete(self, key: bytes) -> None:
         known = self._known.pop(key, None)
+        self.unread.discard(key)
         kind = self._kind(key)
         if known is not None and known.definition is not None:
+            if isinstance(known.definition, QueueDefinition):
+                self._queues.pop(known.definition.log_id, None)
             if known.definition in self.catalog:
                 change = delete(known.definition)
                 self.catalog.apply(change)
                 self._apply(change)
-        elif kind == "ql":
-            self._leaderships.pop(int(self.schema.parts(key)[1]), None)
-        elif known is not None and kind in self.listeners:
-            self.listeners[kind](self.schema.parts(key)[1:], None)
+        elif known is not None:
+            with suppress(
+                DataError, DefinitionError, ValueError
+            ):  # It made no sense when it came either.
+                if kind == "ql":
+                    self._leaderships.pop(int(self._name(key)), None)
+                else:
+                    self._tell(kind, key, None)

@@ -17,6 +17,7 @@ import msgspec
 from amqpbroker.errors import DataError
 
 META, SECRET, INCARNATION, MEMBER = "meta", "secret", "inc", "n"
+_PORT_MAX = 65535
 SCHEMA = 1
 """The version of all keys and records; one that is higher must not be touched."""
 
@@ -61,8 +62,10 @@ class Member(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @property
     def link_address(self) -> tuple[str, int]:
-        """Where its links are accepted."""
+        """Where its links are accepted. Raises `DataError` if it says nonsense."""
         host, _, port = self.link.rpartition(":")
+        if not (port or "0").isdecimal() or int(port or 0) > _PORT_MAX:
+            raise DataError(f"a node says that its links are accepted at {self.link!r}")
         return host.removeprefix("[").removesuffix("]"), int(port or 0)
 
 
@@ -95,7 +98,7 @@ def decode(key: bytes, value: bytes, kind: type[_Record]) -> _Record:
     """The record in ``value``; fields of later versions are left alone. Raises `DataError`."""
     try:
         return msgspec.json.decode(value, type=kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         name = key.decode(errors="replace")
         raise DataError(f"the key {name} in the cluster's store makes no sense: {error}") from error
 

@@ -358,6 +358,8 @@ class Membership:
                     f" this one is {self.incarnation}), on a copy of this data directory: this one"
                     " ends; give each node a name and a directory of its own"
                 )
+        if not items:
+            raise StoreUnavailable(f"it knows nothing of node {self._node} any more")
         raise DataError(self._forgotten())
 
     async def leave(self) -> None:

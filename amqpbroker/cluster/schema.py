@@ -22,10 +22,11 @@ void when there is another by now.
 import json
 from collections.abc import Sequence
 from hashlib import sha256
-from typing import Any
+from typing import Annotated, Any, TypeVar
 from urllib.parse import quote, unquote_to_bytes
 
 import attrs
+import msgspec
 
 from amqpbroker.cluster.records import plain, restored
 from amqpbroker.definitions import (
@@ -46,6 +47,7 @@ from amqpbroker.errors import DefinitionError
 ANY_LIFE = "*"
 """In the place of an incarnation: whichever life of the node it is."""
 _HASH_DIGITS = 16
+_SHOWN_BYTES_MAX = 200
 _decoder = json.JSONDecoder(object_hook=restored)
 
 
@@ -192,25 +194,20 @@ class Schema:
 
     def definition(self, key: bytes, value: bytes) -> "Definition | BoundTo | None":
         """What lies at ``key``; None if it is none of these. Raises `DefinitionError`."""
-        kind, *parts = self.parts(key)
-        decode = _DECODERS.get(kind)
-        if decode is None:
-            return None
         try:
-            found: Definition | BoundTo = decode(parts, _decoder.decode(value.decode()))
-        except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
-            raise DefinitionError(f"{key!r} says {value!r}: {error!r}") from error
+            kind, *parts = self.parts(key)
+            if kind not in _DECODERS:
+                return None
+            make, fields = _DECODERS[kind]
+            found: Definition | BoundTo = make(parts, _read(key, value, fields))
+        except ValueError as error:
+            raise DefinitionError(f"{key!r} is no name of anything: {error}") from error
         return found
 
     def leadership(self, key: bytes, value: bytes) -> Leadership:
         """Where a queue is led. Raises `DefinitionError`."""
-        try:
-            fields = json.loads(value)
-            return Leadership(
-                int(fields["e"]), str(fields["l"] or ""), tuple(fields["isr"]), tuple(fields["r"])
-            )
-        except (ValueError, TypeError, KeyError) as error:
-            raise DefinitionError(f"{key!r} says {value!r}: {error!r}") from error
+        fields = _read(key, value, _Leadership)
+        return Leadership(fields.e, fields.l or "", fields.isr, fields.r)
 
 
 def leadership_value(leadership: Leadership) -> bytes:
@@ -251,114 +248,184 @@ def _binding_hash(binding: BindingDefinition) -> str:
 
 # -- reading -------------------------------------------------------------------------------------
 
-_Fields = dict[str, Any]
+
+class _VHost(msgspec.Struct, frozen=True):
+    description: str
+    tags: tuple[str, ...]
+    default_queue_type: str
 
 
-def _vhost(parts: Sequence[str], fields: _Fields) -> VHostDefinition:
+class _User(msgspec.Struct, frozen=True):
+    hash: str
+    tags: tuple[str, ...]
+    algorithm: str
+    limits: dict[str, int] = {}
+
+
+class _Permission(msgspec.Struct, frozen=True):
+    configure: str
+    write: str
+    read: str
+
+
+class _TopicPermission(msgspec.Struct, frozen=True):
+    write: str
+    read: str
+
+
+class _Policy(msgspec.Struct, frozen=True):
+    pattern: str
+    definition: dict[str, Any]
+    priority: int
+    apply_to: str
+
+
+class _Parameter(msgspec.Struct, frozen=True):
+    value: Any
+
+
+class _Exchange(msgspec.Struct, frozen=True):
+    type: str
+    durable: bool
+    auto_delete: bool
+    internal: bool
+    args: dict[str, Any]
+
+
+class _Queue(msgspec.Struct, frozen=True):
+    id: Annotated[int, msgspec.Meta(ge=1, le=(1 << 63) - 1)]
+    durable: bool
+    exclusive: bool
+    auto_delete: bool
+    owner: str | None
+    args: dict[str, Any]
+
+
+class _Binding(msgspec.Struct, frozen=True):
+    key: str
+    args: dict[str, Any]
+    did: int
+
+
+class _Leadership(msgspec.Struct, frozen=True):
+    e: int
+    l: str | None  # noqa: E741 - it is called so there
+    isr: tuple[str, ...]
+    r: tuple[str, ...]
+
+
+_Fields = TypeVar("_Fields", bound=msgspec.Struct)
+
+
+def _read(key: bytes, value: bytes, kind: type[_Fields]) -> _Fields:
+    """The fields that lie at a key. Raises `DefinitionError` if some are missing or wrong."""
+    try:
+        return msgspec.convert(_decoder.decode(value.decode()), kind)
+    except (ValueError, TypeError, RecursionError, ArithmeticError) as error:
+        shown = value if len(value) <= _SHOWN_BYTES_MAX else value[:_SHOWN_BYTES_MAX] + b"..."
+        raise DefinitionError(f"{key!r} says {shown!r}: {error}") from error
+
+
+def _vhost(parts: Sequence[str], fields: _VHost) -> VHostDefinition:
     (name,) = parts
-    return VHostDefinition(
-        name,
-        fields["description"],
-        tuple(fields["tags"]),
-        fields["default_queue_type"],
-    )
+    return VHostDefinition(name, fields.description, fields.tags, fields.default_queue_type)
 
 
-def _user(parts: Sequence[str], fields: _Fields) -> UserDefinition:
+def _user(parts: Sequence[str], fields: _User) -> UserDefinition:
     (name,) = parts
-    limits = fields.get("limits", {})
-    return UserDefinition(name, fields["hash"], tuple(fields["tags"]), fields["algorithm"], limits)
+    return UserDefinition(name, fields.hash, fields.tags, fields.algorithm, fields.limits)
 
 
-def _permission(parts: Sequence[str], fields: _Fields) -> PermissionDefinition:
+def _permission(parts: Sequence[str], fields: _Permission) -> PermissionDefinition:
     vhost, user = parts
-    return PermissionDefinition(vhost, user, fields["configure"], fields["write"], fields["read"])
+    return PermissionDefinition(vhost, user, fields.configure, fields.write, fields.read)
 
 
-def _topic_permission(parts: Sequence[str], fields: _Fields) -> TopicPermissionDefinition:
+def _topic_permission(parts: Sequence[str], fields: _TopicPermission) -> TopicPermissionDefinition:
     vhost, user, exchange = parts
-    return TopicPermissionDefinition(vhost, user, exchange, fields["write"], fields["read"])
+    return TopicPermissionDefinition(vhost, user, exchange, fields.write, fields.read)
 
 
-def _policy(parts: Sequence[str], fields: _Fields, is_operator: bool = False) -> PolicyDefinition:
+def _policy(parts: Sequence[str], fields: _Policy, is_operator: bool = False) -> PolicyDefinition:
     vhost, name = parts
     return PolicyDefinition(
         vhost,
         name,
-        fields["pattern"],
-        fields["definition"],
-        fields["priority"],
-        fields["apply_to"],
+        fields.pattern,
+        fields.definition,
+        fields.priority,
+        fields.apply_to,
         is_operator,
     )
 
 
-def _operator_policy(parts: Sequence[str], fields: _Fields) -> PolicyDefinition:
+def _operator_policy(parts: Sequence[str], fields: _Policy) -> PolicyDefinition:
     return _policy(parts, fields, is_operator=True)
 
 
-def _parameter(parts: Sequence[str], fields: _Fields) -> ParameterDefinition:
+def _parameter(parts: Sequence[str], fields: _Parameter) -> ParameterDefinition:
     vhost, component, name = parts
-    return ParameterDefinition(vhost, component, name, fields["value"])
+    return ParameterDefinition(vhost, component, name, fields.value)
 
 
-def _global_parameter(parts: Sequence[str], fields: _Fields) -> GlobalParameterDefinition:
+def _global_parameter(parts: Sequence[str], fields: _Parameter) -> GlobalParameterDefinition:
     (name,) = parts
-    return GlobalParameterDefinition(name, fields["value"])
+    return GlobalParameterDefinition(name, fields.value)
 
 
-def _exchange(parts: Sequence[str], fields: _Fields) -> ExchangeDefinition:
+def _exchange(parts: Sequence[str], fields: _Exchange) -> ExchangeDefinition:
     vhost, name = parts
     return ExchangeDefinition(
         vhost,
         name,
-        fields["type"],
-        fields["durable"],
-        fields["auto_delete"],
-        fields["internal"],
-        fields["args"],
+        fields.type,
+        fields.durable,
+        fields.auto_delete,
+        fields.internal,
+        fields.args,
     )
 
 
-def _queue(parts: Sequence[str], fields: _Fields) -> QueueDefinition:
+def _queue(parts: Sequence[str], fields: _Queue) -> QueueDefinition:
     vhost, name = parts
     return QueueDefinition(
         vhost,
         name,
-        fields["durable"],
-        fields["exclusive"],
-        fields["auto_delete"],
-        fields["args"],
-        log_id=fields["id"],
-        owner=fields["owner"] or "",
+        fields.durable,
+        fields.exclusive,
+        fields.auto_delete,
+        fields.args,
+        log_id=fields.id,
+        owner=fields.owner or "",
     )
 
 
-def _binding(parts: Sequence[str], fields: _Fields) -> BoundTo:
+def _binding(parts: Sequence[str], fields: _Binding) -> BoundTo:
     vhost, source, kind, destination, _ = parts
+    fields.key.encode("utf-8", "surrogateescape")  # Else it can match no message.
     return BoundTo(
         BindingDefinition(
             vhost,
             source,
             destination,
-            fields["key"],
-            fields["args"],
+            fields.key,
+            fields.args,
             "queue" if kind == "q" else "exchange",
         ),
-        fields["did"],
+        fields.did,
     )
 
 
-_DECODERS: dict[str, Any] = {
-    "vh": _vhost,
-    "user": _user,
-    "perm": _permission,
-    "tperm": _topic_permission,
-    "pol": _policy,
-    "oppol": _operator_policy,
-    "param": _parameter,
-    "gparam": _global_parameter,
-    "x": _exchange,
-    "q": _queue,
-    "b": _binding,
+_DECODERS: dict[str, tuple[Any, type[msgspec.Struct]]] = {
+    "vh": (_vhost, _VHost),
+    "user": (_user, _User),
+    "perm": (_permission, _Permission),
+    "tperm": (_topic_permission, _TopicPermission),
+    "pol": (_policy, _Policy),
+    "oppol": (_operator_policy, _Policy),
+    "param": (_parameter, _Parameter),
+    "gparam": (_global_parameter, _Parameter),
+    "x": (_exchange, _Exchange),
+    "q": (_queue, _Queue),
+    "b": (_binding, _Binding),
 }

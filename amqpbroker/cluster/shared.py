@@ -41,6 +41,7 @@ from amqpbroker.errors import (
     InternalError,
     OutcomeUnknown,
     Overtaken,
+    StoreLost,
     StoreRefused,
     StoreUnavailable,
 )
@@ -54,6 +55,7 @@ DECIDED_S_MAX = 5.0
 BARRIER_S_MAX = 0.2
 """How long an answer waits for nodes that do not say that they have the change."""
 _RETRY_S = 0.1
+_LOST_RETRY_S = 1.0
 _CHANGES_MAX = 40
 _ID_BITS = 63
 
@@ -110,6 +112,8 @@ class SharedCoordinator(Coordinator):
         self.after: Callable[[], None] = lambda: None
         self.loaded = trio.Event()
         """Whether the node knows what is there."""
+        self.has_lost_cluster = False
+        """Whether the store does not know the cluster any more."""
         self._store = store
         self._feed = feed
         self._deeds = Deeds(feed)
@@ -124,6 +128,7 @@ class SharedCoordinator(Coordinator):
         self._due: deque[tuple[float, _Submitted]] = deque()
         self._asked: list[Pending[None]] = []
         self._send_lot = trio.lowlevel.ParkingLot()
+        self._found_lot = trio.lowlevel.ParkingLot()
         self._ask_lot = trio.lowlevel.ParkingLot()
         self._feed_lot = trio.lowlevel.ParkingLot()
         self._clock_lot = trio.lowlevel.ParkingLot()
@@ -168,6 +173,7 @@ class SharedCoordinator(Coordinator):
             try:
                 reading = await store.get_prefix(prefix)
                 feed.load(reading.items, reading.revision)
+                self._note_found()
                 self.loaded.set()
                 self.look()
                 with store.watch(prefix, reading.revision + 1) as watch:
@@ -177,6 +183,10 @@ class SharedCoordinator(Coordinator):
                         self.look()
             except Compacted as error:
                 log.warning("%s: everything is read anew", error)
+            except StoreLost as error:
+                self._note_away(error)
+                self.has_lost_cluster = True
+                await trio.sleep(_LOST_RETRY_S)
             except (StoreUnavailable, StoreRefused) as error:
                 self._note_away(error)
                 await trio.sleep(_RETRY_S)
@@ -278,6 +288,9 @@ class SharedCoordinator(Coordinator):
     async def _send(self) -> None:
         await self.loaded.wait()
         while True:
+            if self.has_lost_cluster:
+                await self._found_lot.park()
+                continue
             batch = self._next_batch()
             if batch:
                 await self._carry_out(batch)
@@ -387,8 +400,13 @@ class SharedCoordinator(Coordinator):
             self._is_store_away = True
             log.warning("the cluster's store (etcd) is away: %s", error)
 
+    def _note_found(self) -> None:
+        self.has_lost_cluster = False
+        self._found_lot.unpark_all()
+        self._note_here()
+
     def _note_here(self) -> None:
-        if self._is_store_away:
+        if self._is_store_away and not self.has_lost_cluster:
             self._is_store_away = False
             log.warning("the cluster's store (etcd) is back")
 

@@ -89,6 +89,7 @@ class Clustering:
         self._addresses: dict[str, Address] = {}
         self._unclaimed: deque[tuple[float, QueueDefinition]] = deque()
         self._feed = Feed(Schema(config.cluster_name), self._apply)
+        self._feed.cluster_id = membership.cluster_id
         self._feed.listeners = {
             MEMBER: self._see_member,
             INCARNATION: self._see_incarnation,
@@ -129,6 +130,7 @@ class Clustering:
         self._keeping.attend(self._own_definitions)
         nursery.start_soon(self._coordinator.run)
         await self._coordinator.loaded.wait()
+        self._check_kept()
         self._keeping.clear_up(self._own_queues())
         await _answered(self._leavings.of_earlier_lives())
         if self._leavings.has_transient_exchanges and not self._running:
@@ -136,6 +138,21 @@ class Clustering:
             await trio.sleep(self._leavings.settle_s)
             if not self._running:
                 await _answered(self._leavings.of_all())
+
+    def _check_kept(self) -> None:
+        """See that no messages are given up because a definition cannot be read.
+
+        Raises `DataError`.
+        """
+        unread, schema = self._feed.unread, self._feed.schema
+        for each in self._keeping.definitions if unread else ():
+            if isinstance(each, QueueDefinition):
+                for key in unread & {schema.key(each), schema.leadership_key(each)}:
+                    raise DataError(
+                        f"this node has the messages of {each.title}, and what the cluster's store"
+                        f" says of it at {key.decode()} makes no sense: write it anew, or delete"
+                        " the key to give them up"
+                    )
 
     async def announce(self, nursery: trio.Nursery, listener: Listener, amqp_port: int) -> None:
         """Be there for the others at ``listener``, and for them to find; wait for the links."""
@@ -362,7 +379,8 @@ class Clustering:
             tuple(sorted(self._nodes)),
             dict(sorted(self._running.items())),
             tuple(sorted(node for node in self._nodes if self._links.to(node).is_up)),
-            self.membership.is_store_away,  # It asks all the time, the coordinator when it must.
+            # It asks all the time, the coordinator when it must.
+            self.membership.is_store_away or self._coordinator.has_lost_cluster,
         )
 
 

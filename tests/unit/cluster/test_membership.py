@@ -533,6 +533,15 @@ async def test_a_registration_that_vanishes_is_put_back_when_it_is_seen(
         assert (await store.get(KEYS.path(MEMBER, A))).revision == revision
 
 
+async def test_a_store_that_has_lost_its_data_is_away(etcd: SimEtcd, store: SimEtcdClient) -> None:
+    membership = await join(process(etcd))
+    async with running(membership):
+        await store.delete_prefix(KEYS.prefix)
+        membership.see(None)
+        await trio.sleep(3)
+        assert membership.is_store_away
+
+
 async def test_what_is_told_of_a_node_can_change(etcd: SimEtcd, store: SimEtcdClient) -> None:
     membership = await join(process(etcd))
     async with running(membership):

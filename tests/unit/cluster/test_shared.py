@@ -8,6 +8,7 @@ import trio.testing
 from pamqp import commands
 from pamqp.base import Frame
 
+from amqpbroker.cluster.etcd.contract import Put
 from amqpbroker.cluster.shared import BARRIER_S_MAX, DECIDED_S_MAX
 from amqpbroker.definitions import VHostDefinition, delete, put
 from amqpbroker.testing.sim_etcd import SimEtcd
@@ -125,6 +126,39 @@ async def test_without_the_store_changes_end_with_an_error_and_the_rest_goes_on(
         peer.send(queue.Declare(queue="newer"))
         await settle(peer)
         assert names(peer) == ["Queue.DeclareOk"]
+
+
+async def test_a_store_that_has_lost_the_cluster_is_away_until_it_has_it_again(
+    etcd: SimEtcd,
+) -> None:
+    async with cluster(etcd, 2) as members:
+        store, prefix = etcd.client(), members[0].feed.schema.prefix
+        await store.put(prefix + b"meta", b'{"cluster_id": "mine"}')
+        peer = members[0].peer()
+        peer.send(queue.Declare(queue="q"))
+        await settle(peer)
+        before = [member.picture() for member in members]
+        for member in members:
+            member.feed.cluster_id = "mine"
+        backup = (await store.get_prefix(prefix)).items
+
+        await store.delete_prefix(prefix)
+        await trio.sleep(2)
+        assert [member.picture() for member in members] == before
+        assert all(member.coordinator.is_away for member in members)
+        peer.send(queue.Declare(queue="new"))
+        await settle(peer, s=DECIDED_S_MAX + 1)
+        assert names(peer)[-1] == "Connection.Close"
+        assert not (await store.get_prefix(prefix + b"q/")).items
+
+        await store.txn((), [Put(each.key, each.value) for each in backup])
+        await trio.sleep(2)
+        assert [member.picture() for member in members] == before
+        assert not any(member.coordinator.is_away for member in members)
+        other = members[1].peer()
+        other.send(queue.Declare(queue="newer"))
+        await settle(other)
+        assert names(other) == ["Queue.DeclareOk"]
 
 
 async def test_what_a_node_does_not_know_yet_it_asks_for(etcd: SimEtcd) -> None:

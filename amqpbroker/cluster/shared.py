@@ -12,6 +12,9 @@ knows what the refusal was about.
 
 Sometimes nobody knows what became of a txn. Then a fence is put behind it, and what has come by
 until then has happened.
+
+A thing that is to be deleted is the one that was there when that was submitted, and no other that
+has its name by the time.
 """
 
 import logging
@@ -56,16 +59,22 @@ BARRIER_S_MAX = 0.2
 """How long an answer waits for nodes that do not say that they have the change."""
 _RETRY_S = 0.1
 _LOST_RETRY_S = 1.0
+_COMES_BY_S_MAX = 0.2
+"""What was written before comes by sooner, if it is this cluster's."""
 _CHANGES_MAX = 40
 _ID_BITS = 63
 
 
 @attrs.define(eq=False)
 class _Submitted:
-    """A change, and who waits for it; nobody any more, if there is no ``pending``."""
+    """A change, and who waits for it; nobody any more, if there is no ``pending``.
+
+    ``created`` is when what it is about had come to be; 0: it was not there.
+    """
 
     change: Change
     pending: Pending[None] | None
+    created: int
 
     def fail(self, error: Exception) -> None:
         pending, self.pending = self.pending, None
@@ -137,7 +146,8 @@ class SharedCoordinator(Coordinator):
         definition = change.definition
         if change.act == "put" and isinstance(definition, QueueDefinition):
             change = attrs.evolve(change, definition=self._placed(definition))
-        submitted = _Submitted(change, Pending())
+        created = self._feed.created(self._feed.schema.key(change.definition))
+        submitted = _Submitted(change, Pending(), created)
         assert submitted.pending is not None
         self._waiting.append(submitted)
         self._due.append((self._clock.monotonic_s() + DECIDED_S_MAX, submitted))
@@ -199,7 +209,7 @@ class SharedCoordinator(Coordinator):
         for decided in self._decided:
             if decided.revision > self._feed.revision:
                 waiting.append(decided)
-            elif decided.is_refused and not self._is_done(decided.submitted.change):
+            elif decided.is_refused and not self._is_done(decided.submitted):
                 decided.submitted.fail(Overtaken())
             else:
                 if decided.since_s is None:
@@ -238,7 +248,16 @@ class SharedCoordinator(Coordinator):
             await self._feed_lot.park()
 
     async def fence(self) -> None:
-        """Come to know everything that was decided before the call. Raises `StoreError`."""
+        """Come to know everything that was decided before the call. Raises `StoreError`.
+
+        To read the newest revision will do, as long as all that is written to the store is this
+        cluster's, and comes by: writing would fill the store with what nobody needs.
+        """
+        reading = await self._store.get(self._fence)
+        self._note_here()
+        with trio.move_on_after(_COMES_BY_S_MAX):
+            await self._reached(reading.revision)
+            return
         await self._reached(await self._put_fence())
 
     @property
@@ -268,10 +287,14 @@ class SharedCoordinator(Coordinator):
                     pending.resolve(None)
             self.after()
 
-    async def _insist_on_fence(self) -> None:
+    async def _insist_on_fence(self, *, is_behind: bool = False) -> None:
+        """Come to know everything; ``is_behind``: and what is still on its way to be decided."""
         while True:
             try:
-                await self.fence()
+                if is_behind:
+                    await self._reached(await self._put_fence())
+                else:
+                    await self.fence()
             except (StoreUnavailable, OutcomeUnknown, StoreRefused) as error:
                 self._note_away(error)
                 await trio.sleep(_RETRY_S)
@@ -324,6 +347,8 @@ class SharedCoordinator(Coordinator):
         definition = submitted.change.definition
         leadership = only_on(definition.leader) if isinstance(definition, QueueDefinition) else None
         try:
+            if submitted.change.act == "delete" and self._is_done(submitted):
+                raise Overtaken
             return self._deeds.of(submitted.change, leadership)
         except Overtaken as error:
             submitted.fail(error)
@@ -346,17 +371,24 @@ class SharedCoordinator(Coordinator):
             await self._find_out(batch)
             return
         except StoreRefused as error:
-            for submitted, _ in batch:
-                submitted.fail(InternalError(f"the cluster's store (etcd) refuses it: {error}"))
+            # Perhaps it is too much for one txn, or one change is to blame.
+            if len(batch) > 1:
+                await self._carry_out_by_halves(batch)
+                return
+            [(submitted, _)] = batch
+            submitted.fail(InternalError(f"the cluster's store (etcd) refuses it: {error}"))
             self.after()
             return
         self._note_here()
         if result.succeeded or len(batch) == 1:
             self._note(batch, result.revision, is_refused=not result.succeeded)
         else:
-            middle = len(batch) // 2
-            await self._carry_out(batch[:middle])
-            await self._carry_out(batch[middle:])
+            await self._carry_out_by_halves(batch)
+
+    async def _carry_out_by_halves(self, batch: list[tuple[_Submitted, Deed]]) -> None:
+        middle = len(batch) // 2
+        await self._carry_out(batch[:middle])
+        await self._carry_out(batch[middle:])
 
     def _note(
         self, batch: list[tuple[_Submitted, Deed]], revision: int, is_refused: bool = False
@@ -373,15 +405,25 @@ class SharedCoordinator(Coordinator):
 
     async def _find_out(self, batch: list[tuple[_Submitted, Deed]]) -> None:
         """Nobody knows what became of a txn: see what has come of it behind a fence."""
-        await self._insist_on_fence()
-        done = [each for each in batch if self._is_done(each[0].change)]
+        await self._insist_on_fence(is_behind=True)
+        done = [each for each in batch if self._is_done(each[0])]
         self._note(done, self._feed.revision)
         self._wait_again(submitted for submitted, _ in batch if (submitted, _) not in done)
 
-    def _is_done(self, change: Change) -> bool:
-        there = self._feed.definition(self._feed.schema.key(change.definition))
+    def _is_done(self, submitted: _Submitted) -> bool:
+        """Whether what was submitted is so, whoever has done it."""
+        change, feed = submitted.change, self._feed
+        key = feed.schema.key(change.definition)
+        there = feed.definition(key)
         if change.act == "delete":
-            return there is None
+            if there is None or feed.created(key) != submitted.created:
+                return True
+            # It was submitted again, of a queue that had gone before.
+            return (
+                isinstance(there, QueueDefinition)
+                and isinstance(change.definition, QueueDefinition)
+                and there.log_id != change.definition.log_id
+            )
         if isinstance(there, QueueDefinition) and isinstance(change.definition, QueueDefinition):
             return there.log_id == change.definition.log_id
         return there == change.definition

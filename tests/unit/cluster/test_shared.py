@@ -1,6 +1,7 @@
 """The coordinator of a cluster: several brokers, one simulated store."""
 
 import random
+from collections.abc import Sequence
 
 import pytest
 import trio
@@ -8,10 +9,11 @@ import trio.testing
 from pamqp import commands
 from pamqp.base import Frame
 
-from amqpbroker.cluster.etcd.contract import Put
+from amqpbroker.cluster.etcd.contract import Compare, Operation, Put, TxnResult
 from amqpbroker.cluster.shared import BARRIER_S_MAX, DECIDED_S_MAX
-from amqpbroker.definitions import VHostDefinition, delete, put
-from amqpbroker.testing.sim_etcd import SimEtcd
+from amqpbroker.definitions import ExchangeDefinition, VHostDefinition, delete, put
+from amqpbroker.errors import Overtaken, StoreRefused
+from amqpbroker.testing.sim_etcd import SimEtcd, SimEtcdClient
 from amqpbroker.testing.world import SimClock
 from tests.unit.cluster.members import Member, cluster, names, settle
 
@@ -126,6 +128,90 @@ async def test_without_the_store_changes_end_with_an_error_and_the_rest_goes_on(
         peer.send(queue.Declare(queue="newer"))
         await settle(peer)
         assert names(peer) == ["Queue.DeclareOk"]
+
+
+async def test_what_is_to_be_deleted_is_no_other_that_has_its_name_by_then(etcd: SimEtcd) -> None:
+    async with cluster(etcd) as members:
+        peers = [member.peer() for member in members]
+        peers[0].send(queue.Declare(queue="q", durable=True))
+        await settle(*peers)
+        old = members[0].broker.vhosts["/"].queues["q"].definition
+        peers[1].send(queue.Delete(queue="q"), queue.Declare(queue="q", durable=True))
+        await settle(*peers)
+
+        members[0].broker.see_to(delete(old))
+        await settle(*peers)
+
+        for member in members:
+            assert member.broker.vhosts["/"].queues["q"].definition.log_id != old.log_id
+
+
+async def test_a_deletion_that_is_late_spares_what_was_made_meanwhile(etcd: SimEtcd) -> None:
+    async with cluster(etcd) as members:
+        first, second = (member.coordinator for member in members)
+        made = ExchangeDefinition("/", "x", "direct")
+        first.submit(put(made))
+        await trio.sleep(1)
+        failures: list[Exception] = []
+        pending = first.submit(delete(made))
+        pending.otherwise = failures.append
+        held = first._waiting.pop()
+        second.submit(delete(made))
+        await trio.sleep(1)
+        second.submit(put(made))
+        await trio.sleep(1)
+        first._waiting.append(held)
+        first._send_lot.unpark_all()
+        await trio.sleep(1)
+
+        assert [type(each) for each in failures] == [Overtaken]
+        assert all("x" in member.broker.vhosts["/"].router.exchanges for member in members)
+
+
+async def test_asking_for_what_is_not_there_writes_nothing(etcd: SimEtcd) -> None:
+    async with cluster(etcd) as members:
+        before = etcd.revision
+        peer = members[0].peer(*range(1, 11))
+        for number in range(1, 11):
+            peer.send(queue.Declare(queue="none", passive=True), channel=number)
+            await settle(peer)
+        assert names(peer) == ["Channel.Close"] * 10
+        assert etcd.revision == before
+
+
+async def test_what_others_write_to_the_store_keeps_nobody_waiting(etcd: SimEtcd) -> None:
+    async with cluster(etcd) as members:
+        await etcd.client().put(b"/elsewhere", b"")
+        peer = members[0].peer()
+        peer.send(queue.Declare(queue="none", passive=True))
+        await settle(peer)
+        assert names(peer) == ["Channel.Close"]
+
+
+async def test_a_change_that_the_store_refuses_takes_no_others_along(
+    etcd: SimEtcd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decide = SimEtcdClient.txn
+
+    async def refuse_big(
+        client: SimEtcdClient,
+        compare: Sequence[Compare],
+        then: Sequence[Operation],
+        otherwise: Sequence[Operation] = (),
+    ) -> TxnResult:
+        if any(each.key.endswith(b"big") for each in then) or len(then) > 10:
+            raise StoreRefused(3, "etcdserver: request is too large")
+        return await decide(client, compare, then, otherwise)
+
+    monkeypatch.setattr(SimEtcdClient, "txn", refuse_big)
+    async with cluster(etcd, 1) as [member]:
+        peers = [member.peer() for _ in range(21)]
+        for number, peer in enumerate(peers):
+            peer.send(queue.Declare(queue="big" if number == 7 else f"q{number}"))
+        await settle(*peers)
+        answers = [names(peer) for peer in peers]
+        assert answers.pop(7) == ["Connection.Close"]
+        assert answers == [["Queue.DeclareOk"]] * 20
 
 
 async def test_a_store_that_has_lost_the_cluster_is_away_until_it_has_it_again(

@@ -357,12 +357,29 @@ async def scenario(sim: Simulation) -> tuple[int, int]:
             load.is_over = True
             nursery.cancel_scope.deadline = trio.current_time() + 4 * PATIENCE_S
         load.history.ended(in_order=False)
+        await use_all(load)
         await drain(load)
         await trio.sleep(HEAL_S)
         faults = load.history.check()
         assert not faults, "; ".join(map(str, faults[:10]))
         check_that_all_know_the_same(cluster)
         return load.history.count(Verdict.CONFIRMED), load.history.deliveries
+
+
+async def use_all(load: Load) -> None:
+    """Every node takes messages for every queue."""
+    nacked = load.history.count(Verdict.NACKED)
+    for number in range(NODES):
+        client = await load.cluster.client(number)
+        await load.call(client, commands.Confirm.Select(), commands.Confirm.SelectOk)
+        publisher = next(load.numbers)
+        waiting = {tag: next(load.numbers) for tag in range(1, len(QUEUES) + 1)}
+        for message, name in zip(waiting.values(), QUEUES, strict=True):
+            load.history.published(message, publisher, [name], b"%d" % message)
+            await client.publish(name, b"%d" % message, persistent=True)
+        await load.hear(client, waiting)
+        client.stream.close()
+    assert load.history.count(Verdict.NACKED) == nacked, "a message is refused in peace"
 
 
 async def drain(load: Load) -> None:

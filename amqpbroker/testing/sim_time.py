@@ -13,6 +13,7 @@ class SimTime(trio.abc.Clock):
 
     Beside trio's deadlines it knows events that need no task, as the arrival of octets. trio asks
     it how long to sleep whenever no task can run: it goes to the next deadline or event at once.
+    (So `trio.testing.wait_all_tasks_blocked` is of no use here: time passes first.)
     """
 
     def __init__(self) -> None:

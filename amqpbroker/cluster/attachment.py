@@ -207,13 +207,13 @@ class Attachment:
                 end = queue.publish(origin, raws[start:stop])
                 self._uncommitted.append((self._received, end))
                 start = stop
-        self.stream.turns.confirm(self)
+        self.stream.confirm(self)
 
     def _committed(self) -> None:
-        self.stream.turns.confirm(self)
+        self.stream.confirm(self)
 
-    def advance(self) -> None:
-        """Tell how many messages are committed by now."""
+    def news(self) -> bytes:
+        """How many messages are committed by now, for a frame that tells it; empty: no more."""
         queue, uncommitted = self.queue, self._uncommitted
         count = self._received
         if queue is not None and uncommitted:
@@ -227,12 +227,11 @@ class Attachment:
                 before = uncommitted[done - 1][0] if done else self._told
                 count = max(before, received - (end - committed))
             del uncommitted[:done]
-        if count > self._told:
-            refused, self._refused = self._refused, []
-            self._told = count
-            self.stream.send(
-                frames.COMMITTED, frames.encode_committed(self.queue_id, count, refused)
-            )
+        if count <= self._told:
+            return b""
+        refused, self._refused = self._refused, []
+        self._told = count
+        return frames.encode_committed(self.queue_id, count, refused)
 
     def settle(self, run: range, outcome: Outcome) -> None:
         """Note what became of messages. Raises `LinkFault` if the other node does not have them."""
@@ -285,6 +284,7 @@ class ServedStream:
         """Who waits for room on the stream."""
         self.purses: dict[int, _Purse] = {}
         self.known: frames.Origins = {}
+        self._confirming: dict[Attachment, None] = {}
         self._find = find
         self.is_over = False
         """Whether the stream is broken."""
@@ -295,6 +295,18 @@ class ServedStream:
         """Send a frame, unless the stream is broken."""
         if not self.is_over:
             self.link.send(kind, pieces)
+
+    def confirm(self, attachment: "Attachment") -> None:
+        """Perhaps more of what was published to a queue is committed."""
+        self._confirming[attachment] = None
+        self.turns.confirm(self)
+
+    def advance(self) -> None:
+        """Tell what is committed by now of all queues."""
+        confirming, self._confirming = self._confirming, {}
+        news = [told for attachment in confirming if (told := attachment.news())]
+        if news:
+            self.send(frames.COMMITTED, news)
 
     def end(self) -> None:
         """The stream is broken."""

@@ -10,6 +10,7 @@ committed, answers.
 """
 
 from collections.abc import Iterable
+from itertools import starmap
 from struct import Struct, error
 from typing import Annotated, Any, NamedTuple
 
@@ -26,8 +27,10 @@ from amqpbroker.storage.format import FormatError, decode_messages, encode_image
     FIRST_USER_KIND, FIRST_USER_KIND + 9
 )
 
-_PUBLISH = Struct("<Qq")
-"""Queue, time to live in milliseconds (-1: none)."""
+_PUBLISH = Struct("<qI")
+"""Time to live in milliseconds (-1: none), how many queues the messages go to."""
+_ADDRESSEE = Struct("<QQ")
+"""Queue, number of the first of the messages among those for it on this stream."""
 _SETTLE = Struct("<Q")
 """Queue."""
 _SETTLED = Struct("<QQIB")
@@ -37,8 +40,9 @@ _LIMIT = Struct("<QQQQQ")
 all who share that may have had."""
 _DELIVER = Struct("<QQBI")
 """Consumer, its purse, whether they are redelivered, step."""
-_COMMITTED = Struct("<QQ")
-"""Queue, how many of the messages that were published on this stream are settled."""
+_COMMITTED = Struct("<QQI")
+"""Queue, how many of its messages that were published on this stream are settled, and in how many
+runs those lie which were not taken."""
 _REFUSED = Struct("<QQ")
 """Those of them, counted from 0, that were not taken: the first, and the one behind the last."""
 _REPLY = Struct("<H")
@@ -64,21 +68,28 @@ Origins = dict[bytes, Origin]
 
 
 def encode_publish(
-    queue: int, first: int, ttl_ms: int | None, origins: list[Origin], raws: list[bytes]
+    addressees: list[tuple[int, int]],
+    ttl_ms: int | None,
+    origins: list[Origin],
+    raws: list[bytes],
 ) -> list[bytes]:
-    """Messages for a queue: the first is the one with number ``first`` on this stream."""
-    head = _PUBLISH.pack(queue, -1 if ttl_ms is None else ttl_ms)
-    return [head, *encode_image(first, origins, raws)]
+    """Messages for queues: to each its id, and which number the first has for it on this stream."""
+    head = _PUBLISH.pack(-1 if ttl_ms is None else ttl_ms, len(addressees))
+    return [head, *starmap(_ADDRESSEE.pack, addressees), *encode_image(0, origins, raws)]
 
 
-def decode_publish(payload: bytes, known: Origins) -> tuple[int, int | None, int, Batch]:
-    """Queue, time to live, number of the first, and the messages."""
+def decode_publish(
+    payload: bytes, known: Origins
+) -> tuple[list[tuple[int, int]], int | None, Batch]:
+    """Queues with the numbers of the first, time to live, and the messages."""
     try:
-        queue, ttl_ms = _PUBLISH.unpack_from(payload)
-        first, origins, raws = decode_messages(payload, _PUBLISH.size, known)
+        ttl_ms, count = _PUBLISH.unpack_from(payload)
+        start = _PUBLISH.size + count * _ADDRESSEE.size
+        addressees = list(_ADDRESSEE.iter_unpack(payload[_PUBLISH.size : start]))
+        _, origins, raws = decode_messages(payload, start, known)
     except (error, FormatError) as fault:
         raise LinkFault(f"what was published cannot be read: {fault}") from fault
-    return queue, None if ttl_ms < 0 else ttl_ms, first, Batch(origins, raws)
+    return addressees, None if ttl_ms < 0 else ttl_ms, Batch(origins, raws)
 
 
 def encode_deliver(
@@ -185,22 +196,33 @@ def decode_limits(payload: bytes) -> list[tuple[int, Limit]]:
     return [(consumer, Limit(*limit)) for consumer, *limit in _LIMIT.iter_unpack(payload)]
 
 
-def encode_committed(queue: int, count: int, refused: Iterable[range]) -> list[bytes]:
-    """How many of a queue's messages are settled, and which of the new ones were not taken."""
-    return [
-        _COMMITTED.pack(queue, count),
-        *[_REFUSED.pack(run.start, run.stop) for run in refused],
-    ]
+def encode_committed(queue: int, count: int, refused: list[range]) -> bytes:
+    """How many of a queue's messages are settled, and which of the new ones were not taken.
+
+    Several queues make a frame.
+    """
+    told = _COMMITTED.pack(queue, count, len(refused))
+    for run in refused:
+        told += _REFUSED.pack(run.start, run.stop)
+    return told
 
 
-def decode_committed(payload: bytes) -> tuple[int, int, list[range]]:
-    """Queue, count, and what was not taken."""
+def decode_committed(payload: bytes) -> list[tuple[int, int, list[range]]]:
+    """Of each queue the count, and what was not taken."""
+    told, position = [], 0
     try:
-        queue, count = _COMMITTED.unpack_from(payload)
-        pairs = _REFUSED.iter_unpack(payload[_COMMITTED.size :])
-        return queue, count, [range(start, stop) for start, stop in pairs]
+        while position < len(payload):
+            queue, count, refusals = _COMMITTED.unpack_from(payload, position)
+            position += _COMMITTED.size
+            end = position + refusals * _REFUSED.size
+            pairs = _REFUSED.iter_unpack(payload[position:end])
+            told.append((queue, count, [range(start, stop) for start, stop in pairs]))
+            position = end
     except error as fault:
         raise LinkFault(f"what was committed cannot be read: {fault}") from fault
+    if position > len(payload):
+        raise LinkFault("what was committed is cut off")
+    return told
 
 
 # -- questions and answers -----------------------------------------------------------------------

@@ -13,12 +13,15 @@ when the node of a queue goes down.
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
 from typing import Any
+
+import attrs
 
 from amqpbroker.cluster import queue_frames as frames
 from amqpbroker.cluster.queue_frames import Numbers
 from amqpbroker.cluster.remote_consumers import Member, Purses
-from amqpbroker.cluster.remote_queue import RemoteQueue
+from amqpbroker.cluster.remote_queue import Published, RemoteQueue
 from amqpbroker.cluster.remote_reply import (
     ADDRESS_MAX,
     BACKLOG_BYTES_MAX,
@@ -26,7 +29,7 @@ from amqpbroker.cluster.remote_reply import (
     address_prefix,
 )
 from amqpbroker.cluster.reports import Inquiry, Tally
-from amqpbroker.cluster.wire import Link, LinkUser
+from amqpbroker.cluster.wire import OUTBOX_BYTES_HIGH, Link, LinkUser
 from amqpbroker.definitions import QueueDefinition
 from amqpbroker.errors import LinkFault
 from amqpbroker.message import Origin
@@ -34,6 +37,39 @@ from amqpbroker.queues.arguments import check_declare
 from amqpbroker.queues.queue import Keeper, Pending, QueueType
 
 _CONTROL_WORK = 16
+_QUEUES_AT_ONCE = 256
+"""Those that are let speak in turn before others have the processor."""
+_LETTER_WORK_MAX = 2048
+"""Messages times queues."""
+
+
+@attrs.define
+class _Letter:
+    """Messages on their way to queues, each with the number that the first has for it."""
+
+    published: Published
+    addressees: list[tuple[int, int]]
+
+    def add(self, queue_id: int, published: Published) -> bool:
+        """Send them to another queue as well, if these are the same; whether they are.
+
+        And if their sum is not more than others at the holder can wait for.
+        """
+        own = self.published
+        if (
+            len(own.raws) * len(self.addressees) >= _LETTER_WORK_MAX
+            or own.ttl_ms != published.ttl_ms
+            or own.raws != published.raws
+            or own.origins != published.origins
+        ):
+            return False
+        self.addressees.append((queue_id, published.first))
+        return True
+
+    def encode(self) -> list[bytes]:
+        """The payload of a frame."""
+        own = self.published
+        return frames.encode_publish(self.addressees, own.ttl_ms, own.origins, own.raws)
 
 
 class RemoteNode:
@@ -47,12 +83,13 @@ class RemoteNode:
         """Those that it holds, by id."""
         self.spoken_of: dict[RemoteQueue, None] = {}
         """Those that were spoken of on the stream."""
-        self.crowded: dict[RemoteQueue, None] = {}
+        self.speaking: dict[RemoteQueue, None] = {}
         """Those that have something to say, and wait for room on the stream."""
         self.members: dict[int, Member] = {}
         self.purses = Purses()
         self.questions: dict[int, tuple[RemoteQueue | None, Pending[Any]]] = {}
         self._inquiries: dict[int, Inquiry] = {}
+        self._letter: _Letter | None = None
         self._number = 0
         self._known: frames.Origins = {}
         self._counted: tuple[int, Iterator[RemoteQueue]] | None = None
@@ -72,7 +109,7 @@ class RemoteNode:
         """A queue is deleted."""
         self.queues.pop(queue.definition.log_id, None)
         self.spoken_of.pop(queue, None)
-        self.crowded.pop(queue, None)
+        self.speaking.pop(queue, None)
 
     def down(self) -> None:
         """The stream is broken."""
@@ -87,7 +124,6 @@ class RemoteNode:
         for queue, _ in questions.values():
             if queue is not None:
                 spoken_of[queue] = None  # Perhaps what it asked was not sent yet.
-        self.crowded.clear()
         for queue in spoken_of:
             queue.node_down()
         for queue, asked in questions.values():
@@ -98,9 +134,39 @@ class RemoteNode:
 
     def drained(self) -> None:
         """There is room on the stream again."""
-        crowded, self.crowded = self.crowded, {}
-        for queue in crowded:
+        for queue in self.speaking:
             queue.drained()
+
+    # -- sending -------------------------------------------------------------------------------
+
+    @property
+    def has_room(self) -> bool:
+        """Whether there is a stream that takes more."""
+        return self.link is not None and self.link.outbox_bytes <= OUTBOX_BYTES_HIGH
+
+    def speak(self) -> None:
+        """Send what queues have to say, as far as there is room on the stream."""
+        for queue in list(islice(self.speaking, _QUEUES_AT_ONCE)):
+            queue.send_waiting()
+        self._post()
+
+    def publish(self, queue_id: int, published: Published) -> None:
+        """Have messages sent to a queue; to several in a row that have the same ones, at once."""
+        letter = self._letter
+        if letter is None or not letter.add(queue_id, published):
+            self._post()
+            self._letter = _Letter(published, [(queue_id, published.first)])
+
+    def send(self, kind: int, pieces: list[bytes]) -> None:
+        """Send something else."""
+        self._post()
+        if self.link is not None:
+            self.link.send(kind, pieces)
+
+    def _post(self) -> None:
+        letter, self._letter = self._letter, None
+        if letter is not None and self.link is not None:
+            self.link.send(frames.PUBLISH, letter.encode())
 
     # -- frames --------------------------------------------------------------------------------
 
@@ -109,11 +175,12 @@ class RemoteNode:
         if kind == frames.DELIVER:
             return self._deliver(payload)
         if kind == frames.COMMITTED:
-            queue_id, count, refused = frames.decode_committed(payload)
-            queue = self.queues.get(queue_id)
-            if queue is not None:
-                queue.note_committed(count, refused)
-            return 1
+            told = frames.decode_committed(payload)
+            for queue_id, count, refused in told:
+                queue = self.queues.get(queue_id)
+                if queue is not None:
+                    queue.note_committed(count, refused)
+            return len(told)
         if kind == frames.GOT:
             number, got = frames.decode_got(payload, self._known)
             self._asked(number)[1].resolve(got)

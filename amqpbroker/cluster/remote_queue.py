@@ -8,7 +8,6 @@ import attrs
 from amqpbroker.cluster import queue_frames as frames
 from amqpbroker.cluster.queue_frames import Asked, QueueNumbers
 from amqpbroker.cluster.remote_consumers import Member
-from amqpbroker.cluster.wire import OUTBOX_BYTES_HIGH
 from amqpbroker.definitions import QueueDefinition
 from amqpbroker.errors import LinkFault, NotFound, PreconditionFailed
 from amqpbroker.message import Batch, Origin
@@ -37,7 +36,7 @@ _NOTHING = QueueNumbers(0, 0, 0)
 
 
 @attrs.define
-class _Published:
+class Published:
     """Messages that wait to be sent, neighbours; ``first`` is the number of the first."""
 
     first: int
@@ -45,11 +44,6 @@ class _Published:
     origins: list[Origin]
     raws: list[bytes]
     size: int
-
-    def encode(self, queue_id: int) -> tuple[int, list[bytes]]:
-        return frames.PUBLISH, frames.encode_publish(
-            queue_id, self.first, self.ttl_ms, self.origins, self.raws
-        )
 
 
 @attrs.define
@@ -103,7 +97,7 @@ class RemoteQueue(Queue):
         """How much was published before the stream; what of it is not committed is lost."""
         self._offset = 0
         """What makes a log's index of this stream different from those of streams before."""
-        self._waiting: list[_Published | _Settled | _Control] = []
+        self._waiting: list[Published | _Settled | _Control] = []
         self._awaiting_commit: dict[Callable[[], None], None] = {}
         self._members: dict[Consumer, Member] = {}
         self._leaving: dict[Consumer, Member] = {}
@@ -127,7 +121,7 @@ class RemoteQueue(Queue):
         origins = [origin] * len(raws)
         last = self._last_waiting()
         if (
-            isinstance(last, _Published)
+            isinstance(last, Published)
             and last.ttl_ms == origin.ttl_ms
             and last.size < _FRAME_BYTES_MAX
             and len(last.raws) < _FRAME_MESSAGES_MAX
@@ -137,7 +131,7 @@ class RemoteQueue(Queue):
             last.size += size
         else:
             first -= self._base
-            self._waiting.append(_Published(first, origin.ttl_ms, origins, list(raws), size))
+            self._waiting.append(Published(first, origin.ttl_ms, origins, list(raws), size))
         return self._sent
 
     def _lose(self) -> None:
@@ -152,10 +146,11 @@ class RemoteQueue(Queue):
             self._note_refused(range(self._committed, self._base))
             self._committed = self._base
 
-    def _last_waiting(self) -> _Published | _Settled | _Control | None:
+    def _last_waiting(self) -> Published | _Settled | _Control | None:
         """What is last in line to be sent: if something is, the queue's turn will come."""
         if self._waiting:
             return self._waiting[-1]
+        self._node.speaking[self] = None
         self._wake(self)
         return None
 
@@ -200,28 +195,35 @@ class RemoteQueue(Queue):
             self._note_lost()
             self._tell_committed()
         if self._waiting:
-            self._send_waiting()  # Before there is credit again: a commit publishes first, say.
+            self._node.speak()  # Before there is credit again: a commit publishes first, say.
         handed = 0
         if self._stirred:
             handed = self._stir(limit)
-            if self._waiting:
-                self._send_waiting()
+        if self._waiting:
+            self._node.speak()
+            if self._waiting and self._node.has_room:
+                self._wake(self)
         return handed
 
-    def _send_waiting(self) -> None:
-        """Send what has gathered, as far as there is room on the stream."""
+    def send_waiting(self) -> None:
+        """Send what has gathered, as far as there is room on the stream.
+
+        `RemoteNode.speak` calls it, and posts the last of it.
+        """
         node, waiting = self._node, self._waiting
-        link = node.link
-        if link is None:
-            return
         sent = 0
-        while sent < len(waiting) and link.outbox_bytes <= OUTBOX_BYTES_HIGH:
-            link.send(*waiting[sent].encode(self.definition.log_id))
+        while sent < len(waiting) and node.has_room:
+            entry = waiting[sent]
+            if isinstance(entry, Published):
+                node.publish(self.definition.log_id, entry)
+            else:
+                node.send(*entry.encode(self.definition.log_id))
             sent += 1
-        node.spoken_of[self] = None
-        del waiting[:sent]
-        if waiting:
-            node.crowded[self] = None
+        if sent:
+            node.spoken_of[self] = None
+            del waiting[:sent]
+        if not waiting:
+            node.speaking.pop(self, None)
 
     def drained(self) -> None:
         """There is room on the stream again."""

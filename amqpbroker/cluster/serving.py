@@ -14,12 +14,12 @@ from typing import Any
 import attrs
 
 from amqpbroker.cluster import queue_frames as frames
-from amqpbroker.cluster.attachment import LinkConsumer, ServedStream, Turns
+from amqpbroker.cluster.attachment import Attachment, LinkConsumer, ServedStream, Turns
 from amqpbroker.cluster.reports import ROWS_AT_ONCE, Reporter, Telling, answers_of
 from amqpbroker.cluster.wire import Link, LinkUser
 from amqpbroker.definitions import QueueDefinition
 from amqpbroker.errors import AmqpError, InternalError, LinkFault, NotFound
-from amqpbroker.message import Origin
+from amqpbroker.message import Batch, Origin
 from amqpbroker.queues.queue import Destination, Got, Pending, Queue
 
 log = logging.getLogger(__name__)
@@ -81,14 +81,11 @@ class Serving(LinkUser):
     def frame(self, link: Link, kind: int, payload: bytes) -> int:
         stream = self._streams[link]
         if kind == frames.PUBLISH:
-            queue_id, ttl_ms, first, batch = frames.decode_publish(payload, stream.known)
-            attachment = stream.attachment(queue_id)
-
-            def publish() -> int:
-                attachment.publish(ttl_ms, first, batch)
-                return len(batch.raws)
-
-            return _CONTROL_WORK if stream.is_late(attachment, publish) else publish()
+            addressees, ttl_ms, batch = frames.decode_publish(payload, stream.known)
+            work = 0
+            for queue_id, first in addressees:
+                work += self._publish(stream.attachment(queue_id), ttl_ms, first, batch)
+            return work
         if kind == frames.SETTLE:
             queue_id, settled = frames.decode_settle(payload)
             attachment = stream.attachment(queue_id)
@@ -108,6 +105,13 @@ class Serving(LinkUser):
         if kind == frames.QUESTION:
             return self._take_question(stream, frames.decode_question(payload))
         raise LinkFault(f"a frame of kind {kind} is no question")
+
+    def _publish(self, attachment: Attachment, ttl_ms: int | None, first: int, batch: Batch) -> int:
+        def publish() -> int:
+            attachment.publish(ttl_ms, first, batch)
+            return len(batch.raws)
+
+        return _CONTROL_WORK if attachment.stream.is_late(attachment, publish) else publish()
 
     def _reply(self, address: str, origin: Origin, raws: list[bytes]) -> int:
         """Hand direct replies over, if there is still somebody who waits for them."""

@@ -67,13 +67,13 @@ def what_is_not_synced_is_confirmed(patch: pytest.MonkeyPatch) -> None:
 def what_is_not_answered_is_sent_again(patch: pytest.MonkeyPatch) -> None:
     """On a new stream a node publishes again what the last one brought no answer for."""
     sent: dict[RemoteQueue, list[Any]] = {}
-    send, note, up = RemoteQueue._send_waiting, RemoteQueue.note_committed, RemoteQueues.up
+    send, note, up = RemoteQueue.send_waiting, RemoteQueue.note_committed, RemoteQueues.up
 
     def send_waiting(queue: RemoteQueue) -> None:
         waiting = list(queue._waiting)
         send(queue)
         gone = waiting[: len(waiting) - len(queue._waiting)]
-        runs = [each for each in gone if isinstance(each, remote_queue._Published)]
+        runs = [each for each in gone if isinstance(each, remote_queue.Published)]
         sent.setdefault(queue, []).extend(runs)
 
     def note_committed(queue: RemoteQueue, count: int, refused: list[range]) -> None:
@@ -87,7 +87,7 @@ def what_is_not_answered_is_sent_again(patch: pytest.MonkeyPatch) -> None:
                 for origin, raw in zip(run.origins, run.raws, strict=True):
                     queue.publish(origin, [raw])
 
-    patch.setattr(RemoteQueue, "_send_waiting", send_waiting)
+    patch.setattr(RemoteQueue, "send_waiting", send_waiting)
     patch.setattr(RemoteQueue, "note_committed", note_committed)
     patch.setattr(RemoteQueues, "up", come_up)
 

@@ -25,13 +25,14 @@ def octets(pieces: list[bytes]) -> bytes:
 def test_what_was_published_comes_as_it_was() -> None:
     first, second = fake_origin(persistent=True), fake_origin("x", "y", priority=3)
     origins = [first, first, second]
-    payload = octets(frames.encode_publish(7, 40, 500, origins, [b"a", b"bb", b""]))
+    to = [(7, 40), (8, 0)]
+    payload = octets(frames.encode_publish(to, 500, origins, [b"a", b"bb", b""]))
     known: frames.Origins = {}
 
-    queue, ttl_ms, start, batch = frames.decode_publish(payload, known)
-    again = frames.decode_publish(payload, known)[3]
+    addressees, ttl_ms, batch = frames.decode_publish(payload, known)
+    again = frames.decode_publish(payload, known)[2]
 
-    assert (queue, ttl_ms, start, batch.raws) == (7, 500, 40, [b"a", b"bb", b""])
+    assert (addressees, ttl_ms, batch.raws) == (to, 500, [b"a", b"bb", b""])
     assert [origin.routing_key for origin in batch.origins] == ["q", "q", "y"]
     assert [origin.traits.priority for origin in batch.origins] == [0, 0, 3]
     assert batch.origins[0] is batch.origins[1] is again.origins[0], "the same is one object"
@@ -46,6 +47,16 @@ def test_what_is_delivered_comes_in_its_stride() -> None:
     assert (consumer, purse, redelivered) == (5, 6, True)
     assert list(indexes) == [3, 6, 9]
     assert came.raws == numbered(3)
+
+
+def test_what_is_committed_is_told_of_several_queues() -> None:
+    payload = frames.encode_committed(7, 40, []) + frames.encode_committed(8, 3, [range(2)])
+
+    assert frames.decode_committed(payload) == [(7, 40, []), (8, 3, [range(2)])]
+    for end in range(1, len(payload)):
+        if end != len(frames.encode_committed(7, 40, [])):
+            with pytest.raises(LinkFault):
+                frames.decode_committed(payload[:end])
 
 
 def test_an_error_is_the_same_at_the_other_end() -> None:
@@ -233,14 +244,14 @@ def test_what_is_committed_does_not_become_less() -> None:
     asking = asker.stream.asking
 
     with pytest.raises(LinkFault, match="less is committed than before"):
-        asking.user.frame(asking, frames.COMMITTED, octets(frames.encode_committed(7, 2, [])))
+        asking.user.frame(asking, frames.COMMITTED, frames.encode_committed(7, 2, []))
 
 
 def test_messages_before_which_some_are_missing_are_not_taken() -> None:
     holder = Holder()
     held = holder.open(DEFINITION)
     serving: Link = holder.dial().stream.serving
-    payload = octets(frames.encode_publish(7, 1, None, [fake_origin()], [b"second"]))
+    payload = octets(frames.encode_publish([(7, 1)], None, [fake_origin()], [b"second"]))
 
     with pytest.raises(LinkFault, match="messages are missing before the 1th"):
         holder.serving.frame(serving, frames.PUBLISH, payload)

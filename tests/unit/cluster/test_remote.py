@@ -143,7 +143,7 @@ def test_what_makes_no_sense_breaks_the_stream_though_it_had_to_wait(
     asker = holder.dial()
     asker.open(DEFINITION)
     serving = asker.stream.serving
-    payload = b"".join(frames.encode_publish(7, 1, None, [fake_origin()], [b"second"]))
+    payload = b"".join(frames.encode_publish([(7, 1)], None, [fake_origin()], [b"second"]))
     holder.serving.frame(serving, frames.PUBLISH, payload)
 
     news[0].resolve(None)
@@ -194,9 +194,9 @@ def test_what_was_lost_is_refused_though_what_came_later_is_committed_first(
     asker.stream.connect()
     asking = asker.stream.asking
     queue.publish(fake_origin(), numbered(3))
-    queue._send_waiting()  # type: ignore[attr-defined]  # Its turn has not come yet.
+    queue.send_waiting()  # type: ignore[attr-defined]  # Its turn has not come yet.
 
-    asking.user.frame(asking, frames.COMMITTED, b"".join(frames.encode_committed(7, 3, [])))
+    asking.user.frame(asking, frames.COMMITTED, frames.encode_committed(7, 3, []))
 
     assert queue.committed == 5
     assert queue.refused == [range(2)]

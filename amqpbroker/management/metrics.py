@@ -5,6 +5,7 @@ and each connection; ``/metrics/detailed`` those families that are asked for, un
 own, and in the virtual hosts that are asked for. All are made in slices, as listings are.
 """
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
 
@@ -12,12 +13,13 @@ import attrs
 
 from amqpbroker import __version__
 from amqpbroker.broker.broker import Broker
-from amqpbroker.management import totals
+from amqpbroker.management import rendering, totals
 from amqpbroker.management.call import Management
 from amqpbroker.management.encoding import Pieces
 from amqpbroker.management.facts import NodeFacts
 from amqpbroker.management.listing import Breather
 from amqpbroker.management.overview import VERSION
+from amqpbroker.queues.queue import Queue
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _CHUNK_LINES = 256
@@ -220,6 +222,7 @@ _BY_TYPE = (
 async def _sums(management: Management) -> list[Family]:
     broker = management.broker
     counts = (await totals.of_node(broker)).counts
+    sizes = await _size_sums(broker)
     there = totals.objects(broker)
     lost = counts["drop_unroutable"] + counts["return_unroutable"]
     waiting = there["unconfirmed"]
@@ -242,6 +245,7 @@ async def _sums(management: Management) -> list[Family]:
         ),
         _one("queue_messages", "Sum of ready and unacknowledged messages", counts["messages"]),
         _one("queue_consumers", "Consumers on a queue", there["consumers"]),
+        *(_one(f"queue_{name}", text, sizes[key]) for name, text, key in _SIZES),
         *(
             _one(f"global_{name}", f"Total number of {text}", counts[key], _PROTOCOL)
             for name, text, key in _BY_PROTOCOL
@@ -283,7 +287,8 @@ def _of_queues(
     for vhost in list(management.broker.vhosts.values()):
         if not vhosts or vhost.name in vhosts:
             for queue in list(vhost.queues.values()):
-                yield {"vhost": vhost.name, "queue": queue.definition.name}, value(queue)
+                if queue.is_here:  # Each node tells of its own.
+                    yield {"vhost": vhost.name, "queue": queue.definition.name}, value(queue)
 
 
 def _queue_lengths(management: Management, vhosts: Collection[str]) -> Iterator[Family]:
@@ -305,6 +310,67 @@ def _queue_lengths(management: Management, vhosts: Collection[str]) -> Iterator[
         ),
     ):
         yield Family(name, text, _of_queues(management, vhosts, value))
+
+
+_SIZES = (
+    ("process_memory_bytes", "Memory in bytes used by the queue", "memory"),
+    ("messages_ram", "Ready and unacknowledged messages stored in memory", "messages_ram"),
+    (
+        "messages_ram_bytes",
+        "Size of ready and unacknowledged messages stored in memory",
+        "message_bytes_ram",
+    ),
+    ("messages_ready_ram", "Ready messages stored in memory", "messages_ready_ram"),
+    (
+        "messages_unacked_ram",
+        "Unacknowledged messages stored in memory",
+        "messages_unacknowledged_ram",
+    ),
+    ("messages_persistent", "Persistent messages", "messages_persistent"),
+    (
+        "messages_persistent_bytes",
+        "Size in bytes of persistent messages",
+        "message_bytes_persistent",
+    ),
+    ("messages_bytes", "Size in bytes of ready and unacknowledged messages", "message_bytes"),
+    ("messages_ready_bytes", "Size in bytes of ready messages", "message_bytes_ready"),
+    (
+        "messages_unacked_bytes",
+        "Size in bytes of all unacknowledged messages",
+        "message_bytes_unacknowledged",
+    ),
+    ("messages_paged_out", "Messages paged out to disk", "messages_paged_out"),
+    (
+        "messages_paged_out_bytes",
+        "Size in bytes of messages paged out to disk",
+        "message_bytes_paged_out",
+    ),
+)
+"""Metrics of queues, and which size of `rendering.queue_sizes` each is."""
+
+
+def _sizes_of(queue: Queue) -> dict[str, int]:
+    return rendering.queue_sizes(queue.glance(), queue.sizes())
+
+
+def _queue_sizes(management: Management, vhosts: Collection[str]) -> Iterator[Family]:
+    def size(key: str) -> Callable[[Queue], int]:
+        return lambda queue: _sizes_of(queue)[key]
+
+    for name, text, key in _SIZES:
+        yield Family(f"queue_{name}", text, _of_queues(management, vhosts, size(key)))
+
+
+async def _size_sums(broker: Broker) -> Counter[str]:
+    """What all queues of this node come to."""
+    breather = Breather(broker.world.clock)
+    sums: Counter[str] = Counter()
+    for vhost in list(broker.vhosts.values()):
+        for queue in list(vhost.queues.values()):
+            if queue.is_here:
+                sums.update(_sizes_of(queue))
+            await breather.breathe()
+    return sums
 
 
 def _queue_consumers(management: Management, vhosts: Collection[str]) -> Iterator[Family]:
@@ -356,6 +422,7 @@ _FAMILIES: dict[str, Callable[[Management, Collection[str]], Iterator[Family]]] 
     "queue_coarse_metrics": _queue_lengths,
     "queue_consumer_count": _queue_consumers,
     "queue_delivery_metrics": _queue_counts,
+    "queue_metrics": _queue_sizes,
     "connection_coarse_metrics": _connection_octets,
 }
 """What each object has, by the names of /metrics/detailed."""

@@ -121,18 +121,29 @@ def messages(stat: QueueStat) -> dict[str, int]:
     }
 
 
-def _sizes(sizes: QueueSizes) -> dict[str, int]:
-    """What the messages of a queue come to, all of which are said to be in memory."""
+_QUEUE_BYTES = 1400
+"""What a queue takes in memory without its messages, about."""
+
+
+def queue_sizes(stat: QueueStat, sizes: QueueSizes) -> dict[str, int]:
+    """What the messages of a queue come to; those that wait are the first to leave memory."""
     message_bytes = sizes.ready_bytes + sizes.unsettled_bytes
+    ready_ram = max(0, stat.ready - sizes.paged_out)
+    ram = stat.ready + stat.unsettled - sizes.paged_out
+    ram_bytes = message_bytes - sizes.paged_out_bytes
     return {
+        "messages_ram": ram,
+        "messages_ready_ram": ready_ram,
+        "messages_unacknowledged_ram": ram - ready_ram,
         "messages_persistent": sizes.persistent,
-        "messages_paged_out": 0,
+        "messages_paged_out": sizes.paged_out,
         "message_bytes": message_bytes,
         "message_bytes_ready": sizes.ready_bytes,
         "message_bytes_unacknowledged": sizes.unsettled_bytes,
-        "message_bytes_ram": message_bytes,
+        "message_bytes_ram": ram_bytes,
         "message_bytes_persistent": sizes.persistent_bytes,
-        "message_bytes_paged_out": 0,
+        "message_bytes_paged_out": sizes.paged_out_bytes,
+        "memory": _QUEUE_BYTES + ram_bytes,
     }
 
 
@@ -204,12 +215,8 @@ def _queue_in_numbers(call: Call, there: Queue) -> dict[str, Any]:
         "idle_since": time_text(call.rates.changed_ms(there)),
         **{name: value for name, value in details.items() if name.startswith("messages")},
         **message_stats(details, counts),
-        "messages_ram": lengths["messages"],
-        "messages_ready_ram": lengths["messages_ready"],
-        "messages_unacknowledged_ram": lengths["messages_unacknowledged"],
-        **_sizes(there.sizes()),
+        **queue_sizes(stat, there.sizes()),
         "head_message_timestamp": None,
-        "memory": 0,
         "reductions": 0,
         "reductions_details": {"rate": 0.0},
         "garbage_collection": NO_COLLECTION,

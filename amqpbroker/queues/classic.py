@@ -390,9 +390,15 @@ class ClassicQueue(Queue):
             else:
                 ready_bytes = min(sum(map(self._log.body_octets, runs)), ready_bytes)
         unsettled_bytes = bodies.octets - ready_bytes
-        if not self.definition.durable:
-            return QueueSizes(ready_bytes, unsettled_bytes)
-        return QueueSizes(ready_bytes, unsettled_bytes, bodies.persistent, bodies.persistent_octets)
+        is_durable = self.definition.durable
+        return QueueSizes(
+            ready_bytes,
+            unsettled_bytes,
+            bodies.persistent if is_durable else 0,
+            bodies.persistent_octets if is_durable else 0,
+            bodies.paged_out,
+            bodies.paged_out_octets,
+        )
 
 
 def _least(one: int | None, other: int | None) -> int | None:

@@ -118,6 +118,9 @@ class QueueSizes:
     persistent: int = 0
     """Messages, ready or not settled, that outlive the node."""
     persistent_bytes: int = 0
+    paged_out: int = 0
+    """Messages that are on disk only."""
+    paged_out_bytes: int = 0
 
 
 @attrs.define(eq=False)

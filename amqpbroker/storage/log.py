@@ -38,6 +38,9 @@ class Bodies:
     persistent: int = 0
     """Messages."""
     persistent_octets: int = 0
+    paged_out: int = 0
+    """Messages that are not in memory."""
+    paged_out_octets: int = 0
 
 
 class Followers(ABC):
@@ -315,6 +318,9 @@ class MemoryLog(Log):
                 sums.octets += octets
                 sums.persistent += persistent
                 sums.persistent_octets += octets * persistent // chunk.live
+                if not chunk.origins:
+                    sums.paged_out += chunk.live
+                    sums.paged_out_octets += octets
         return sums
 
     def body_octets(self, indexes: range) -> int:

@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from amqpbroker.message import Origin
 from amqpbroker.protocol.content import encode_content
 from amqpbroker.storage.chunks import CHUNK_BYTES_MAX, CHUNK_MAX
-from amqpbroker.storage.log import READ_BYTES_MAX, Log
+from amqpbroker.storage.log import READ_BYTES_MAX, Bodies, Log
 from amqpbroker.testing.fakes import fake_origin, numbered
 
 _WALKS = 20
@@ -335,7 +335,17 @@ class LogContract(ABC):
         assert log.bodies().octets == 4020
         assert log.body_octets(range(1, 4, 2)) == 4020
         log.settle(range(1, 4, 2))
-        assert log.bodies().octets == 0
+        assert log.bodies() == Bodies()
+
+    def test_messages_are_in_memory_or_paged_out(self) -> None:
+        log = self.open()
+        for _ in range(5):
+            log.append(fake_origin(persistent=True), contents(CHUNK_MAX, 10))
+            self.catch_up(log)
+        bodies = log.bodies()
+        assert bodies.octets == 5 * CHUNK_MAX * 10
+        assert bodies.paged_out_octets == bodies.paged_out * 10
+        assert 0 <= bodies.paged_out <= 5 * CHUNK_MAX
 
 
 def contents(count: int, size: int) -> list[bytes]:

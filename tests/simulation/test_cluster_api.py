@@ -187,6 +187,8 @@ def test_the_overview_sums_up_all_nodes_and_each_has_metrics_of_its_own() -> Non
         for number, (queues, messages) in enumerate(((1, 0), (1, 1), (0, 0))):
             assert b"\nrabbitmq_queues %d\n" % queues in metrics[number]
             assert b"\nrabbitmq_queue_messages %d\n" % messages in metrics[number]
+        each = (await apis[1].call("GET", "/metrics/per-object", root="")).body
+        assert (b'queue="r"' in each, b'queue="q"' in each) == (True, False)
 
     in_cluster(test)
 

@@ -4,6 +4,8 @@ import pytest
 from pamqp import commands
 
 from amqpbroker.broker.broker import Broker
+from amqpbroker.management import rendering
+from amqpbroker.queues.queue import QueueSizes, QueueStat
 from amqpbroker.testing.api import Api
 from amqpbroker.testing.peer import Peer
 
@@ -42,6 +44,28 @@ async def test_bodies_are_counted_where_they_are(api: Api, peer: Peer) -> None:
     assert (await sizes(api))[:3] == (3010, 3010, 0)
     peer.send(commands.Queue.Purge(queue="q"))
     assert await sizes(api) == (0, 0, 0, 0)
+
+
+async def test_what_is_paged_out_is_not_in_memory(api: Api) -> None:
+    stat, sizes = QueueStat(10, 5, 0), QueueSizes(1000, 500, paged_out=8, paged_out_bytes=800)
+    found = rendering.queue_sizes(stat, sizes)
+
+    assert (found["messages_ram"], found["messages_paged_out"]) == (7, 8)
+    assert (found["messages_ready_ram"], found["messages_unacknowledged_ram"]) == (2, 5)
+    assert (found["message_bytes_ram"], found["message_bytes_paged_out"]) == (700, 800)
+    assert 700 < found["memory"] < 5000
+
+
+async def test_metrics_say_it_too(api: Api, peer: Peer) -> None:
+    peer.publish("q", bytes(10), bytes(200), properties=PERSISTENT)
+    peer.send(commands.Basic.Get(queue="q"))
+    sums = (await api.call("GET", "/metrics", root="")).body
+    each = (await api.call("GET", "/metrics/per-object", root="")).body
+
+    for line in ("messages_bytes", "messages_persistent_bytes"):
+        assert f"\nrabbitmq_queue_{line} 210\n".encode() in sums
+        assert f'\nrabbitmq_queue_{line}{{vhost="/",queue="q"}} 210\n'.encode() in each
+    assert b"\nrabbitmq_queue_messages_unacked_bytes 10\n" in sums
 
 
 async def test_nothing_of_a_transient_queue_is_persistent(api: Api, peer: Peer) -> None:

@@ -76,6 +76,12 @@ class NodeFacts:
     """Have it serve no clients any more."""
     revive: Callable[[], Awaitable[None]] = _at_once
     """Have it serve clients again; raises `ConfigError` when it cannot."""
+    is_drained: Callable[[], bool] = _no
+    """Whether it serves none for now."""
+    suspend: Callable[[], None] = _nothing
+    """Have it take no more clients."""
+    resume: Callable[[], Awaitable[None]] = _at_once
+    """Have it take clients again; raises `ConfigError` when it cannot."""
     forget: Callable[[str], Awaitable[None]] | None = None
     """Strike another node off the cluster; None: the node is in none."""
     configure: Callable[[Mapping[str, Any]], None] = _ignore

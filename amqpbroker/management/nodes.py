@@ -117,7 +117,7 @@ def this_node(call: Call) -> dict[str, Any]:
         "name": broker.name,
         "type": "disc" if facts.data_dir else "ram",
         "running": True,
-        "being_drained": own is not None and own.maintenance,
+        "being_drained": facts.is_drained(),
         "partitions": [],
         "os_pid": str(facts.process_id),
         "uptime": round((world.clock.monotonic_s() - facts.started_s) * 1000),

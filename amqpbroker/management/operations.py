@@ -35,6 +35,19 @@ async def revive(call: Call) -> None:
         raise bad_request(str(error)) from error
 
 
+def suspend(call: Call) -> None:
+    """Have the node take no more clients; those that are there stay."""
+    call.facts.suspend()
+
+
+async def resume(call: Call) -> None:
+    """Have the node take clients again. Raises `Fault` (400)."""
+    try:
+        await call.facts.resume()
+    except ConfigError as error:
+        raise bad_request(str(error)) from error
+
+
 async def forget(call: Call) -> None:
     """Strike a node off the cluster that is down for ever. Raises `AmqpError`."""
     if call.facts.forget is None:

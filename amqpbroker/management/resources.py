@@ -367,29 +367,21 @@ RESOURCES = (
     Resource("/health/checks/node-is-mirror-sync-critical", any_user, get=health.critical),
     Resource("/health/checks/node-is-quorum-critical", any_user, get=health.critical),
     # -- what RabbitMQ has no path for -----------------------------------------------------------
-    Resource(
-        "/amqpbroker/nodes/{node}/settings",
-        administrator,
-        post=operations.configure,
-        exists=operations.is_this_node,
-    ),
-    Resource(
-        "/amqpbroker/nodes/{node}/stop",
-        administrator,
-        post=operations.stop,
-        exists=operations.is_this_node,
-    ),
-    Resource(
-        "/amqpbroker/nodes/{node}/drain",
-        administrator,
-        post=operations.drain,
-        exists=operations.is_this_node,
-    ),
-    Resource(
-        "/amqpbroker/nodes/{node}/revive",
-        administrator,
-        post=operations.revive,
-        exists=operations.is_this_node,
+    *(
+        Resource(
+            f"/amqpbroker/nodes/{{node}}/{action}",
+            administrator,
+            post=act,
+            exists=operations.is_this_node,
+        )
+        for action, act in (
+            ("settings", operations.configure),
+            ("stop", operations.stop),
+            ("drain", operations.drain),
+            ("revive", operations.revive),
+            ("suspend", operations.suspend),
+            ("resume", operations.resume),
+        )
     ),
     Resource("/amqpbroker/nodes/{node}", administrator, delete=operations.forget),
     Resource("/amqpbroker/policies/{vhost}", policymaker, post=policies.apply),

@@ -93,6 +93,9 @@ def _facts(node: Node, stop: Callable[[], None]) -> NodeFacts:
         stop=stop,
         drain=node.drain,
         revive=node.revive,
+        is_drained=lambda: node.is_drained,
+        suspend=node.suspend,
+        resume=node.resume,
         forget=None if node.clustering is None else node.clustering.forget,
         configure=node.configure,
     )

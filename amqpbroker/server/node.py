@@ -60,7 +60,10 @@ class Node(Running):
             self.world, _limits(self.config), self.config.name, self._queue_types()
         )
         self._keeping: Keeping | None = None
+        self.is_drained = False
+        """Whether it is in maintenance mode."""
         self._listener: Listener | None = None
+        self._is_listening = True
         self._nursery: trio.Nursery
         self._tick_lot = trio.lowlevel.ParkingLot()
         self._behind_lot = trio.lowlevel.ParkingLot()
@@ -254,20 +257,34 @@ class Node(Running):
 
         New queues come to other nodes; those that are here can be used through other nodes.
         """
-        assert self._listener is not None
         log.warning("no clients are served any more: the node is put into maintenance mode")
-        if self.clustering is not None:
-            self.clustering.membership.change(maintenance=True)
-        self._listener.close()
+        self._mark_drained(True)
+        self.suspend()
         self.broker.close_all(ConnectionForced("Node was put into maintenance mode"))
         self.broker.turn.end_batch()
 
     async def revive(self) -> None:
         """Serve clients again. Raises `ConfigError` when the port is another program's by now."""
-        self._listener = await self._listen("listen", self.config.listen[0], self.address[1])
-        self._nursery.start_soon(self._accept, self._listener)
+        await self.resume()
+        self._mark_drained(False)
+
+    def _mark_drained(self, is_drained: bool) -> None:
+        self.is_drained = is_drained
         if self.clustering is not None:
-            self.clustering.membership.change(maintenance=False)
+            self.clustering.membership.change(maintenance=is_drained)
+
+    def suspend(self) -> None:
+        """Take no more clients, until `resume`; those that are there stay."""
+        assert self._listener is not None
+        self._is_listening = False
+        self._listener.close()
+
+    async def resume(self) -> None:
+        """Take clients again. Raises `ConfigError` when the port is another program's by now."""
+        if not self._is_listening:
+            self._listener = await self._listen("listen", self.config.listen[0], self.address[1])
+            self._is_listening = True
+            self._nursery.start_soon(self._accept, self._listener)
 
     # -- tasks ---------------------------------------------------------------------------------
 

@@ -370,6 +370,23 @@ def test_a_node_is_forgotten_unless_it_is_up(
     assert text in result.err
 
 
+# -- Listeners ---------------------------------------------------------------------------------
+
+
+def test_listeners_are_suspended_and_resumed(node: Any) -> None:
+    for action in ("suspend", "resume"):
+        node.answers[f"POST /api/amqpbroker/nodes/rabbit%40here/{action}"] = None
+
+    assert node.run("suspend_listeners").out == (
+        "Will suspend client connection listeners on node rabbit@here."
+        " The node will no longer accept client connections!\n"
+    )
+    assert node.run("resume_listeners").out == (
+        "Will resume client connection listeners on node rabbit@here."
+        " The node will now accept client connections\n"
+    )
+
+
 # -- Mirrors -----------------------------------------------------------------------------------
 
 

@@ -618,6 +618,26 @@ def test_a_node_that_is_drained_serves_others_and_no_clients() -> None:
     simulate(16, scenario)
 
 
+def test_a_node_may_take_no_new_clients_and_keep_those_that_it_has() -> None:
+    async def scenario(sim: Simulation) -> None:
+        async with SimCluster(sim, 1) as cluster:
+            client = await cluster.client(0)
+            node = cluster.machines[0].node
+            assert node is not None
+            await node.resume()  # It does anyway.
+            node.suspend()
+            node.suspend()
+            with pytest.raises(OSError, match="nobody listens"):
+                await cluster.client(0)
+            await declare(client, "q")
+            await node.resume()
+            assert await declare(await cluster.client(0), "q", passive=True) == 0
+            await node.revive()
+            assert not node.is_drained
+
+    simulate(16, scenario)
+
+
 def test_a_node_that_is_forgotten_takes_its_queues_along() -> None:
     async def scenario(sim: Simulation) -> None:
         async with SimCluster(sim, 2) as cluster:

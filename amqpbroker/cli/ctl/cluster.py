@@ -217,7 +217,32 @@ def _set_cluster_name(call: Call) -> None:
     call.api.put("cluster-name", body={"name": call.arguments[0]})
 
 
+def _listeners_banner(act: str, now: str) -> Callable[[Call], str]:
+    return lambda call: (
+        f"Will {act} client connection listeners on node {call.node}. "
+        f"The node will {now} accept client connections"
+    )
+
+
 COMMANDS = (
+    Command(
+        name="suspend_listeners",
+        run=_on_node("suspend"),
+        description="Suspends client connection listeners so that no new client connections are"
+        " accepted",
+        section="operations",
+        switches=TIMED,
+        banner=lambda call: f"{_listeners_banner('suspend', 'no longer')(call)}!",
+    ),
+    Command(
+        name="resume_listeners",
+        run=_on_node("resume"),
+        description="Resumes client connection listeners making them accept client connections"
+        " again",
+        section="operations",
+        switches=TIMED,
+        banner=_listeners_banner("resume", "now"),
+    ),
     Command(
         name="cluster_status",
         run=_cluster_status,

@@ -114,3 +114,28 @@ async def test_a_node_is_forgotten(api: Api) -> None:
 
     assert forgotten == ["rabbit@gone"]
     assert (refused.status, refused.data["reason"]) == (400, "must be stopped")
+
+
+async def test_a_node_takes_no_clients_for_a_while(api: Api) -> None:
+    done: list[str] = []
+
+    async def resume() -> None:
+        done.append("resumed")
+
+    async def fail() -> None:
+        raise ConfigError("another program uses that port")
+
+    api.facts.suspend = lambda: done.append("suspended")
+    api.facts.drain = lambda: done.append("drained")
+    api.facts.resume = api.facts.revive = resume
+    path = f"/amqpbroker/nodes/{api.broker.name}"
+    for action in ("suspend", "resume", "drain", "revive"):
+        assert (await api.call("POST", f"{path}/{action}", {})).status == 204
+    assert done == ["suspended", "resumed", "drained", "resumed"]
+    api.facts.resume = api.facts.revive = fail
+    for action in ("resume", "revive"):
+        answer = await api.call("POST", f"{path}/{action}", {})
+        assert (answer.status, answer.data["reason"]) == (400, "another program uses that port")
+    api.facts.is_drained = lambda: True
+    [node] = await api.get("/nodes")
+    assert node["being_drained"] is True

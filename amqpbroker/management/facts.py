@@ -64,6 +64,8 @@ class NodeFacts:
     listeners: list[Listening] = attrs.Factory(list)
     stop: Callable[[], None] = _nothing
     """Have the node stop."""
+    alarms: Callable[[], tuple[str, ...]] = tuple
+    """What runs low here, in a cluster."""
     cluster: Callable[[], ClusterStatus | None] = _no_cluster
     """The cluster as the node sees it, if it is in one."""
     refresh: Callable[[], None] = _nothing

@@ -10,6 +10,7 @@ from amqpbroker.broker.inner import InnerPublisher
 from amqpbroker.broker.session import Ends
 from amqpbroker.broker.vhost import Declared
 from amqpbroker.definitions import QueueDefinition
+from amqpbroker.management import nodes
 from amqpbroker.management.call import Call, Reply, bad_request
 
 _OK = {"status": "ok"}
@@ -48,7 +49,10 @@ def _alarms(call: Call) -> Iterator[dict[str, str]]:
     """The nodes and their resources that run low."""
     running = {} if call.cluster is None else call.cluster.running
     low = {node: member.alarms for node, member in running.items()}
-    for node, resources in (low or {call.broker.name: call.broker.alarms}).items():
+    for node, resources in {
+        **low,
+        call.broker.name: nodes.own_alarms(call.broker, call.facts),
+    }.items():
         for resource in resources:
             yield {"node": node, "resource": resource}
 

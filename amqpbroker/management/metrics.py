@@ -18,6 +18,7 @@ from amqpbroker.management.call import Management
 from amqpbroker.management.encoding import Pieces
 from amqpbroker.management.facts import NodeFacts
 from amqpbroker.management.listing import Breather
+from amqpbroker.management.nodes import own_alarms
 from amqpbroker.management.overview import VERSION
 from amqpbroker.queues.queue import Queue
 
@@ -150,7 +151,7 @@ def _node(management: Management) -> Iterator[Family]:
     )
     for name, resource in alarms:
         text = f"is 1 if the alarm of the resource {resource} is in effect"
-        yield _one(f"alarms_{name}", text, resource in broker.alarms)
+        yield _one(f"alarms_{name}", text, resource in own_alarms(broker, facts))
 
 
 def _process(broker: Broker, facts: NodeFacts) -> Iterator[Family]:

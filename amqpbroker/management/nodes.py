@@ -3,8 +3,10 @@
 from typing import Any
 
 from amqpbroker import __version__
+from amqpbroker.broker.broker import Broker
 from amqpbroker.management import elsewhere, totals
 from amqpbroker.management.call import Call, not_found
+from amqpbroker.management.facts import NodeFacts
 from amqpbroker.management.listing import Listing
 from amqpbroker.management.overview import VERSION, contexts, exchange_types
 
@@ -97,13 +99,17 @@ def _applications(version: str) -> list[dict[str, Any]]:
     ]
 
 
+def own_alarms(broker: Broker, facts: NodeFacts) -> tuple[str, ...]:
+    """What runs low on this node."""
+    return broker.alarms if facts.cluster() is None else facts.alarms()
+
+
 def this_node(call: Call) -> dict[str, Any]:
     """This node, as it tells of itself."""
     broker, facts = call.broker, call.facts
     world, cluster = broker.world, call.cluster
-    own = None if cluster is None else cluster.running.get(broker.name)
     used_bytes = world.memory.used_bytes()
-    alarms = broker.alarms if own is None else own.alarms
+    alarms = own_alarms(broker, facts)
     measured = {
         "mem_used": used_bytes,
         "fd_used": facts.files_used(),

@@ -86,6 +86,7 @@ def _facts(node: Node, stop: Callable[[], None]) -> NodeFacts:
         disk_free_bytes=node.disk_free_bytes,
         files_used=_count_open_files,
         files_max=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+        alarms=lambda: node.alarms,
         cluster=node.cluster_status,
         refresh=node.refresh,
         is_refreshing=node.is_refreshing,

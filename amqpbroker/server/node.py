@@ -60,6 +60,8 @@ class Node(Running):
             self.world, _limits(self.config), self.config.name, self._queue_types()
         )
         self._keeping: Keeping | None = None
+        self.alarms: tuple[str, ...] = ()
+        """What runs low here; publishers wait for what does elsewhere, too."""
         self.is_drained = False
         """Whether it is in maintenance mode."""
         self._listener: Listener | None = None
@@ -344,8 +346,9 @@ class Node(Running):
             is_low = self._keeping.free_bytes() < self.disk_free_limit_bytes
             low["disk"] = is_low or self._keeping.is_full
         elsewhere: set[str] = set()
+        self.alarms = tuple(name for name, is_low in low.items() if is_low)
         if self.clustering is not None:
-            self.clustering.tell_alarms(name for name, is_low in low.items() if is_low)
+            self.clustering.tell_alarms(self.alarms)
             elsewhere = self.clustering.alarms
         for name, is_low in low.items():
             broker.set_alarm(name, is_low or name in elsewhere)

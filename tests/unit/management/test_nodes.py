@@ -81,6 +81,11 @@ async def test_alarms_are_those_of_the_nodes_that_raise_them(cluster: Api, broke
 
     assert (answer.status, answer.data["alarms"]) == (503, [{"node": OTHER, "resource": "disk"}])
     assert await cluster.get("/health/checks/local-alarms") == {"status": "ok"}
+    assert (await cluster.get(f"/nodes/{OWN}"))["disk_free_alarm"] is False
+    cluster.facts.alarms = lambda: ("memory",)
+    [own] = (await cluster.call("GET", "/health/checks/local-alarms")).data["alarms"]
+    assert own == {"node": OWN, "resource": "memory"}
+    assert (await cluster.get(f"/nodes/{OWN}"))["mem_alarm"] is True
     assert await cluster.get("/health/checks/node-is-quorum-critical") == {"status": "ok"}
 
 

@@ -5,6 +5,7 @@ are changed, virtual hosts described anew, exchanges and queues left as they are
 """
 
 import html
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -143,7 +144,28 @@ async def take_in(call: Call) -> None:
         things = body.get(name) or []
         if not isinstance(things, list) or not all(isinstance(each, dict) for each in things):
             raise bad_request(f"{name} must be a list of objects")
+        if name == "queues":
+            _check_limits(call, things)
         await _take_all(call, take, things)
+
+
+def _check_limits(call: Call, queues: list[dict[str, Any]]) -> None:
+    """Raise `Fault` (400) if there is no room for all the queues that are new."""
+    new: Counter[str] = Counter()
+    for queue in queues:
+        name = call.path.get("vhost", queue.get("vhost"))
+        vhost = call.broker.vhosts.get(name) if isinstance(name, str) else None
+        if vhost is not None and queue.get("name") not in vhost.queues:
+            new[vhost.name] += 1
+    for name, count in new.items():
+        there = call.broker.vhosts[name]
+        limit = there.limit("max-queues")
+        if limit is not None and len(there.queues) + count > limit:
+            raise bad_request(
+                f'Adding {count} queue(s) to virtual host "{name}" would exceed the limit of'
+                f" {limit} queue(s).\n\nThis virtual host currently has {len(there.queues)}"
+                " queue(s) defined.\n\nImport aborted!"
+            )
 
 
 _Taker = Callable[[Call, dict[str, Any]], Any]

@@ -155,6 +155,22 @@ async def test_an_operators_policy_may_be_set_as_a_parameter(api: Api) -> None:
     assert await api.get("/operator-policies") == []
 
 
+async def test_no_queues_are_imported_for_which_there_is_no_room(api: Api) -> None:
+    await api.put("/vhost-limits/%2F/max-queues", {"value": 2})
+    await api.put("/queues/%2F/a", {})
+    queue = {"vhost": "/", "durable": True, "auto_delete": False, "arguments": {}}
+    document = {"queues": [{**queue, "name": name} for name in "abc"]}
+
+    assert await refused(api, "POST", "/definitions", document) == (
+        400,
+        'Adding 2 queue(s) to virtual host "/" would exceed the limit of 2 queue(s).\n\n'
+        "This virtual host currently has 1 queue(s) defined.\n\nImport aborted!",
+    )
+    assert len(await api.get("/queues")) == 1
+    document["queues"].pop()
+    assert (await api.call("POST", "/definitions/%2F", document)).status == 204
+
+
 # -- what follows --------------------------------------------------------------------------------
 
 

@@ -1,7 +1,7 @@
 """Connections, channels and consumers, on whichever node of a cluster they are."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -13,9 +13,11 @@ from amqpbroker.management import elsewhere, rendering
 from amqpbroker.management.access import check_owner
 from amqpbroker.management.call import Call
 from amqpbroker.management.elsewhere import Told
-from amqpbroker.management.listing import Listing
+from amqpbroker.management.listing import Breather, Listing
 
 _REASON = "Closed via management plugin"
+
+Thing = TypeVar("Thing")
 
 
 class ConnectionName(msgspec.Struct):
@@ -70,20 +72,60 @@ class ConsumerName(msgspec.Struct):
         return self.queue.vhost, self.queue.name, channel.connection_name, tag
 
 
-# -- connections ---------------------------------------------------------------------------------
+# -- what is here --------------------------------------------------------------------------------
+#
+# There may be many of them: what was looked at and does not fit is a None, so that whoever looks
+# can let others in between.
 
 
-def sessions(call: Call, vhost: str = "", user: str = "", name: str = "") -> Iterator[Session]:
-    """The connections of this node that are at work, and fit what is not empty."""
+def sessions(call: Call, **about: str) -> Iterator[Session | None]:
+    """The connections of this node that are at work, and fit."""
     for session in list(call.broker.sessions):
-        if (
-            session.is_open
-            and session.mechanism
-            and (not vhost or (session.vhost is not None and session.vhost.name == vhost))
-            and (not user or (session.user is not None and session.user.name == user))
-            and (not name or session.ends.name == name)
-        ):
-            yield session
+        yield session if _fits(session, **about) else None
+
+
+def _fits(session: Session, vhost: str = "", user: str = "", name: str = "") -> bool:
+    """Whether a connection is at work, and what is not empty is so."""
+    return bool(
+        session.is_open
+        and session.mechanism
+        and (not vhost or (session.vhost is not None and session.vhost.name == vhost))
+        and (not user or (session.user is not None and session.user.name == user))
+        and (not name or session.ends.name == name)
+    )
+
+
+def channels_here(call: Call, **about: str) -> Iterator[Channel | None]:
+    """The channels of this node, of connections that fit."""
+    for session in sessions(call, **about):
+        if session is None:
+            yield None
+        else:
+            yield from list(session.channels.values())
+
+
+def consumers_here(
+    call: Call, vhost: str = "", queue: str = ""
+) -> Iterator[ChannelConsumer | None]:
+    """The consumers of this node, whoever's they are; of one queue, or in one virtual host."""
+    for consumer in rendering.consumers(call):
+        definition = consumer.queue.definition
+        fits = (not vhost or definition.vhost == vhost) and (not queue or definition.name == queue)
+        yield consumer if fits else None
+
+
+async def gathered(call: Call, found: Iterator[Thing | None]) -> list[Thing]:
+    """What there is among what was looked at."""
+    breather = Breather(call.broker.world.clock)
+    out = []
+    for each in found:
+        if each is not None:
+            out.append(each)
+        await breather.breathe()
+    return out
+
+
+# -- connections ---------------------------------------------------------------------------------
 
 
 def visible(call: Call) -> dict[str, str]:
@@ -99,7 +141,8 @@ async def connections(call: Call) -> Listing:
 
 async def _connection_list(call: Call, **about: str) -> Listing:
     told = await elsewhere.things(call, "connections", ConnectionName, **about)
-    return Listing([*sessions(call, **about), *told], lambda each: _rendered(call, each), _key)
+    here = await gathered(call, sessions(call, **about))
+    return Listing([*here, *told], lambda each: _rendered(call, each), _key)
 
 
 def _rendered(call: Call, there: Session | Told) -> dict[str, Any] | None:
@@ -136,14 +179,14 @@ async def close_connection(call: Call) -> None:
 
 async def _close(call: Call, **about: str) -> None:
     reason = call.headers.get("x-reason", _REASON)
-    close(call, reason, **about)
+    for session in await gathered(call, sessions(call, **about)):
+        close(session, reason)
     await elsewhere.tell(call, "closed", reason=reason, **about)
 
 
-def close(call: Call, reason: str, **about: str) -> None:
-    """Close the connections of this node that fit."""
-    for session in sessions(call, **about):
-        session.fail(ConnectionForced(reason))
+def close(session: Session, reason: str) -> None:
+    """Close a connection, and say why."""
+    session.fail(ConnectionForced(reason))
 
 
 async def connection_channels(call: Call) -> Listing:
@@ -174,12 +217,6 @@ async def close_user_connections(call: Call) -> None:
 # -- channels ------------------------------------------------------------------------------------
 
 
-def channels_here(call: Call, **about: str) -> Iterator[Channel]:
-    """The channels of this node, of connections that fit."""
-    for session in sessions(call, **about):
-        yield from list(session.channels.values())
-
-
 async def channels(call: Call) -> Listing:
     """The channels that the user may see; those in one virtual host, if the path names it."""
     return await _channel_list(call, **visible(call))
@@ -196,29 +233,29 @@ async def _channel_list(call: Call, **about: str) -> Listing:
             return there.key
         return there.vhost.name, there.session.ends.name, f"{there.number:05}"
 
-    return Listing([*channels_here(call, **about), *told], render, key)
+    return Listing([*await gathered(call, channels_here(call, **about)), *told], render, key)
 
 
-def channel_here(call: Call, name: str) -> dict[str, Any] | None:
-    """The channel of that name in full, if it is on this node."""
+def channel_here(call: Call, name: str) -> Iterator[Channel | None]:
+    """The channel of that name, if it is on this node."""
     connection, _, number = name.rpartition(" (")
     for channel in channels_here(call, name=connection):
-        if number == f"{channel.number})":
-            return rendering.channel_in_full(call, channel)
-    return None
+        is_it = channel is not None and number == f"{channel.number})"
+        yield channel if is_it else None
 
 
 async def channel_exists(call: Call) -> bool:
     """Whether the channel of the path is there. Raises `Fault` (401) if it is not to be seen."""
     name = call.path["channel"]
-    found = channel_here(call, name)
-    if found is None:
-        told = await elsewhere.objects(call, "channel", name=name)
-        if not told:
-            return False
-        found = told[0]
-    check_owner(call, found["user"])
-    call.found = found
+    found = [
+        rendering.channel_in_full(call, channel)
+        for channel in await gathered(call, channel_here(call, name))
+    ]
+    found = found or [*await elsewhere.objects(call, "channel", name=name)]
+    if not found or found[0] is None:
+        return False
+    check_owner(call, found[0]["user"])
+    call.found = found[0]
     return True
 
 
@@ -230,19 +267,11 @@ def channel(call: Call) -> Any:
 # -- consumers -----------------------------------------------------------------------------------
 
 
-def consumers_here(call: Call, vhost: str = "", queue: str = "") -> Iterator[ChannelConsumer]:
-    """The consumers of this node, whoever's they are; of one queue, or in one virtual host."""
-    for consumer in rendering.consumers(call):
-        definition = consumer.queue.definition
-        if (not vhost or definition.vhost == vhost) and (not queue or definition.name == queue):
-            yield consumer
-
-
 async def consumers(call: Call) -> Listing:
     """The consumers in all virtual hosts that the user sees, or in one."""
     visible = {vhost.name for vhost in call.visible_vhosts()}
     vhost = call.vhost.name if "vhost" in call.path else ""
-    here = consumers_here(call, vhost)
+    here = await gathered(call, consumers_here(call, vhost))
     told = await elsewhere.things(call, "consumers", ConsumerName, vhost=vhost)
 
     def render(there: ChannelConsumer | Told) -> dict[str, Any]:

@@ -118,13 +118,13 @@ async def _objects(call: Call, sums: totals.Sums) -> dict[str, int]:
     if call.is_monitor:
         return sums.only(totals.OBJECTS)
     user = call.user.name
-    here = list(connections.channels_here(call, user=user))
+    own = await connections.gathered(call, connections.sessions(call, user=user))
+    here = [channel for session in own for channel in session.channels.values()]
     there = await elsewhere.objects(call, "channels", user=user)
     told = await elsewhere.tell(call, "connections", user=user)
     return {
         "channels": len(here) + len(there),
-        "connections": len([*connections.sessions(call, user=user)])
-        + sum(len(rows) for rows in told.values()),
+        "connections": len(own) + sum(len(rows) for rows in told.values()),
         "consumers": sum(len(channel.consumers) for channel in here)
         + sum(channel["consumer_count"] for channel in there),
     }

@@ -36,27 +36,32 @@ Rows = Iterator[dict[str, Any] | None]
 
 def _connections(call: Call, about: _About) -> Rows:
     for session in connections.sessions(call, **about):
-        yield rendering.connection(call, session)
+        yield None if session is None else rendering.connection(call, session)
 
 
 def _closed(call: Call, about: _About) -> Rows:
     """Not a report only: they are closed."""
-    connections.close(call, **about)
-    return iter(())
+    which = dict(about)
+    reason = which.pop("reason")
+    for session in connections.sessions(call, **which):
+        if session is not None:
+            connections.close(session, reason)
+        yield None
 
 
 def _channels(call: Call, about: _About) -> Rows:
     for channel in connections.channels_here(call, **about):
-        yield rendering.channel(call, channel)
+        yield None if channel is None else rendering.channel(call, channel)
 
 
 def _channel(call: Call, about: _About) -> Rows:
-    yield connections.channel_here(call, about["name"])
+    for channel in connections.channel_here(call, about["name"]):
+        yield None if channel is None else rendering.channel_in_full(call, channel)
 
 
 def _consumers(call: Call, about: _About) -> Rows:
     for consumer in connections.consumers_here(call, **about):
-        yield rendering.consumer_of_channel(call, consumer)
+        yield None if consumer is None else rendering.consumer_of_channel(call, consumer)
 
 
 def _node(call: Call, about: _About) -> Rows:

@@ -58,7 +58,7 @@ async def queue(call: Call) -> Any:
     await call.look_around()
     consumers = [
         rendering.consumer_of_channel(call, each)
-        for each in connections.consumers_here(call, vhost, name)
+        for each in await connections.gathered(call, connections.consumers_here(call, vhost, name))
     ]
     consumers += await elsewhere.objects(call, "consumers", vhost=vhost, queue=name)
     rendered = rendering.queue(call, there)

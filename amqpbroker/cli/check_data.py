@@ -41,7 +41,7 @@ def _lines(report: DirectoryReport, show_all: bool) -> Iterator[str]:
     yield f"{report.folder}: node {owner.name}, which {ended}; format {owner.format}"
     if owner.cluster:
         yield f"cluster: {owner.cluster}; it has the definitions, queues are called by their logs"
-    counts = (_count(number, kind[:-1]) for kind, number in report.definitions.items())
+    counts = (_count(number, _singular(kind)) for kind, number in report.definitions.items())
     yield f"definitions: {', '.join(counts).replace('_', ' ')}"
     yield (
         f"messages: {report.messages}, for the next start; {_size(report.wal_files.octets)} in"
@@ -118,7 +118,13 @@ def _places(title: str, damages: Sequence[Damage], report: DirectoryReport) -> I
 
 
 def _count(number: int, thing: str) -> str:
-    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+    if number == 1:
+        return f"1 {thing}"
+    return f"{number} {thing.removesuffix('y')}ies" if thing[-1] == "y" else f"{number} {thing}s"
+
+
+def _singular(things: str) -> str:
+    return f"{things[:-3]}y" if things.endswith("ies") else things[:-1]
 
 
 def _size(octets: int) -> str:

@@ -11,7 +11,10 @@ from amqpbroker.definitions import (
     BindingDefinition,
     Definition,
     ExchangeDefinition,
+    GlobalParameterDefinition,
+    ParameterDefinition,
     PermissionDefinition,
+    PolicyDefinition,
     QueueDefinition,
     TopicPermissionDefinition,
     UserDefinition,
@@ -23,15 +26,19 @@ from amqpbroker.storage.directory import Owner
 from amqpbroker.storage.faults import Damage
 from amqpbroker.world import Disk
 
-_KINDS: dict[type[Definition], str] = {
+KINDS: dict[type[Definition], str] = {
     VHostDefinition: "vhosts",
     UserDefinition: "users",
     PermissionDefinition: "permissions",
     TopicPermissionDefinition: "topic_permissions",
+    PolicyDefinition: "policies",
+    ParameterDefinition: "parameters",
+    GlobalParameterDefinition: "global_parameters",
     ExchangeDefinition: "exchanges",
     QueueDefinition: "queues",
     BindingDefinition: "bindings",
 }
+"""What is counted of definitions, by the words of the report."""
 
 
 @attrs.frozen
@@ -168,7 +175,7 @@ def check_directory(disk: Disk, folder: str) -> DirectoryReport:
         catalog = Catalog()
         read_definitions(catalog, folder, check.definitions)
         definitions = [change.definition for change in catalog.changes()]
-        counts = Counter(_KINDS[type(definition)] for definition in definitions)
+        counts = Counter(KINDS[type(definition)] for definition in definitions)
         queues = [
             QueueReport(definition.vhost, definition.name, check.log(definition.log_id))
             for definition in definitions
@@ -184,7 +191,7 @@ def check_directory(disk: Disk, folder: str) -> DirectoryReport:
             folder,
             check.owner,
             check.is_clean,
-            {kind: counts[kind] for kind in _KINDS.values()},
+            {kind: counts[kind] for kind in KINDS.values()},
             queues,
             ownerless,
             check.wal_files(),

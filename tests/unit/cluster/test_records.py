@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
@@ -23,6 +23,7 @@ from amqpbroker.definitions import (
     put,
 )
 from amqpbroker.errors import DefinitionError
+from amqpbroker.server.checkup import KINDS
 
 ARGUMENTS: dict[str, Any] = {
     "number": 1 << 40,
@@ -86,3 +87,9 @@ def test_a_change_comes_back_from_its_line(definition: Definition, change: Any) 
 def test_other_lines_are_refused(line: bytes) -> None:
     with pytest.raises(DefinitionError):
         decode_change(line)
+
+
+@pytest.mark.parametrize("kind", get_args(Definition), ids=lambda kind: kind.__name__)
+def test_every_kind_of_definition_is_known_everywhere(kind: type[Definition]) -> None:
+    assert kind in KINDS
+    assert kind in {type(each) for each in DEFINITIONS}

@@ -104,7 +104,7 @@ class Broker:
         self._permissions: dict[tuple[str, str], PermissionDefinition] = {}
         self._topic_permissions: dict[tuple[str, str], dict[str, TopicPermissionDefinition]] = {}
         self.sessions: dict[Session, None] = {}
-        self.quotas = Quotas(self.sessions)
+        self.quotas = Quotas()
         self.held_sessions: dict[Session, None] = {}
         """Those that are not read for now."""
         self.uncommitted_bytes = 0

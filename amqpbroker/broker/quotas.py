@@ -5,7 +5,8 @@ here at once; what other nodes have, they are asked for, but only where there is
 that does not answer counts for nothing, as in RabbitMQ.
 """
 
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
 import attrs
@@ -14,7 +15,6 @@ from amqpbroker.errors import NotAllowed
 from amqpbroker.queues.queue import Pending
 
 if TYPE_CHECKING:
-    from amqpbroker.broker.session import Session
     from amqpbroker.broker.vhost import VHost
     from amqpbroker.definitions import UserDefinition
 
@@ -26,18 +26,22 @@ def _nobody(what: Counted, name: str) -> Pending[int] | None:
 
 
 class Quotas:
-    """Counts what ``sessions`` there are on this node."""
+    """Counts the connections and channels of this node, and asks others for theirs."""
 
-    def __init__(self, sessions: "Iterable[Session]") -> None:
-        self._sessions = sessions
+    def __init__(self) -> None:
+        self._counts: Counter[tuple[str, str]] = Counter()
         self.elsewhere: Callable[[Counted, str], Pending[int] | None] = _nobody
         """How many other nodes have; None: there are none. The answer never fails."""
 
+    def add(self, what: Counted, name: str, change: int) -> None:
+        """A virtual host or user has one more, or (-1) one less."""
+        self._counts[what, name] += change
+        if not self._counts[what, name]:
+            del self._counts[what, name]
+
     def count(self, what: str, name: str) -> int:
         """How many connections or channels a virtual host or user has on this node."""
-        kind, _, things = what.partition("-")
-        found = [session for session in self._sessions if _is_of(session, kind, name)]
-        return len(found) if things == "connections" else sum(len(s.channels) for s in found)
+        return self._counts[what, name]
 
     def enter(self, vhost: "VHost", user: "UserDefinition") -> Pending[None] | None:
         """Whether one more connection may be there. Raises `NotAllowed`, as the answer may."""
@@ -107,10 +111,3 @@ class _Rule:
         assert self.limit is not None
         if count >= self.limit:
             raise NotAllowed(self.text.format(self.limit))
-
-
-def _is_of(session: "Session", kind: str, name: str) -> bool:
-    if not session.is_open:
-        return False
-    thing = session.vhost if kind == "vhost" else session.user
-    return thing is not None and thing.name == name

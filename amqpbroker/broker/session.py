@@ -178,6 +178,7 @@ class Session:
         if channel is None:
             assert isinstance(event, ChannelOpened), event
             self.channels[event.channel] = Channel(self, event.channel)
+            self._count_channel(1)
             return 1
         if channel.waiting:
             channel.park_event(event)
@@ -223,6 +224,7 @@ class Session:
     def close_channel(self, channel: Channel) -> None:
         """Put a channel away."""
         if self.channels.pop(channel.number, None) is not None:
+            self._count_channel(-1)
             self.parked_bytes -= channel.close()
             self.congested.pop(channel, None)
             if self._rest is not None and self._rest.channel == channel.number:
@@ -331,7 +333,8 @@ class Session:
             raise NotAllowed(f"access to vhost '{name}' refused for user '{self.user.name}'")
         self.vhost = vhost
         self.access = broker.access(self.user, vhost.name)
-        self._count_channels()
+        self._count_connection(1)
+        self._limit_channels()
         self.connection.open_ok()
         broker.churn.connections_created += 1
         heartbeat_s = self.connection.heartbeat_s
@@ -344,12 +347,23 @@ class Session:
         if self.user is None or self.vhost is None:
             return
         self.user = self.broker.users[self.user.name]
-        self._count_channels()
+        self._limit_channels()
         self.access = self.broker.access(self.user, self.vhost.name)
         for channel in self.channels.values():
             channel.publisher.forget_routes()
 
-    def _count_channels(self) -> None:
+    def _count_connection(self, change: int) -> None:
+        assert self.vhost is not None
+        assert self.user is not None
+        quotas = self.broker.quotas
+        quotas.add("vhost-connections", self.vhost.name, change)
+        quotas.add("user-connections", self.user.name, change)
+
+    def _count_channel(self, change: int) -> None:
+        assert self.user is not None
+        self.broker.quotas.add("user-channels", self.user.name, change)
+
+    def _limit_channels(self) -> None:
         """See to the limit of channels that the user may have."""
         assert self.user is not None
         is_limited = self.user.limit("max-channels") is not None
@@ -412,6 +426,7 @@ class Session:
         del self.broker.sessions[self]
         if self.vhost is not None:
             self.broker.churn.connections_closed += 1
+            self._count_connection(-1)
         if self._next_tick is not None:
             self._next_tick.cancel()
         for channel in list(self.channels.values()):

@@ -179,3 +179,16 @@ def test_a_sum_has_a_deadline() -> None:
     tally.end()
     counts[0].resolve(4)
     assert sums == [3]
+
+
+def test_what_is_gone_is_not_counted(broker: Broker) -> None:
+    for _ in range(3):
+        peer = Peer(broker).open(1, 2)
+        assert broker.quotas.count("user-channels", "guest") == 2
+        peer.send(commands.Channel.Close(200, "", 0, 0), channel=1)
+        assert broker.quotas.count("user-channels", "guest") == 1
+        peer.session.abandon()
+        peer.session.close()
+    assert broker.quotas.count("user-channels", "guest") == 0
+    assert broker.quotas.count("vhost-connections", "/") == 0
+    assert broker.quotas.count("user-connections", "guest") == 0

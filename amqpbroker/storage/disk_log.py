@@ -168,7 +168,10 @@ class DiskLog(MemoryLog):
     def skip_to(self, index: int) -> None:
         if self._kept_end == self.end:
             self._kept_end = index
+        marks = self.readable, self.committed
         super().skip_to(index)
+        if self.followers is not None:
+            self.readable, self.committed = marks
 
     def synced(self, end: int, is_all: bool) -> None:
         """The journal keeps what was appended below ``end``; ``is_all``: nothing was told since."""

@@ -176,17 +176,21 @@ def test_marks_go_on_by_themselves_without_followers(open_store: OpenStore, wait
     assert marks(log) == (5, 5, 5, 5)
 
 
-def test_a_log_with_followers_jumps_too(open_store: OpenStore, wait: Wait) -> None:
+def test_a_log_with_followers_jumps_and_leaves_the_marks_to_them(
+    open_store: OpenStore, wait: Wait
+) -> None:
     store = open_store()
     log = store.open_log(1)
     log.follow(Noting())
     log.skip_to(10)
-    assert marks(log) == (10, 10, 10, 10)
+    assert marks(log) == (0, 0, 10, 10)
     log.append(PERSISTENT, numbered(1))
     log.skip_to(20)
-    assert marks(log) == (10, 10, 10, 20)
+    assert marks(log) == (0, 0, 10, 20)
     sync(store, wait)
-    assert marks(log) == (10, 10, 20, 20)
+    assert marks(log) == (0, 0, 20, 20)
+    log.advance(20)
+    assert marks(log) == (20, 20, 20, 20)
 
 
 # -- copies --------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from amqpbroker.cluster.etcd.contract import (
     unchanged,
 )
 from amqpbroker.cluster.feed import Feed
-from amqpbroker.cluster.schema import Leadership, leadership_value
+from amqpbroker.cluster.schema import leadership_value
 from amqpbroker.definitions import (
     BindingDefinition,
     Change,
@@ -33,6 +33,7 @@ from amqpbroker.definitions import (
     VHostDefinition,
 )
 from amqpbroker.errors import Overtaken
+from amqpbroker.replication.leadership import Leadership
 
 _INSIDE_VHOST = ("b", "q", "x", "pol", "oppol", "param", "perm", "tperm")
 

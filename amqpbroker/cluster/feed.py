@@ -19,7 +19,7 @@ import attrs
 from amqpbroker.cluster.catalog import Catalog
 from amqpbroker.cluster.etcd.contract import EventBatch, KeyValue
 from amqpbroker.cluster.members import META
-from amqpbroker.cluster.schema import BoundTo, Leadership, Schema
+from amqpbroker.cluster.schema import BoundTo, Schema
 from amqpbroker.definitions import (
     BindingDefinition,
     Change,
@@ -33,6 +33,7 @@ from amqpbroker.definitions import (
     put,
 )
 from amqpbroker.errors import DataError, DefinitionError, DiskFailure, StoreLost
+from amqpbroker.replication.leadership import Leadership
 
 log = logging.getLogger(__name__)
 

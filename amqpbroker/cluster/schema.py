@@ -43,28 +43,11 @@ from amqpbroker.definitions import (
     VHostDefinition,
 )
 from amqpbroker.errors import DefinitionError
+from amqpbroker.replication.leadership import Leadership
 
-ANY_LIFE = "*"
-"""In the place of an incarnation: whichever life of the node it is."""
 _HASH_DIGITS = 16
 _SHOWN_BYTES_MAX = 200
 _decoder = json.JSONDecoder(object_hook=restored)
-
-
-@attrs.frozen
-class Leadership:
-    """Where a queue is led: ``leader`` and the in-sync members are lives of nodes (name@life)."""
-
-    epoch: int
-    leader: str
-    in_sync: tuple[str, ...]
-    replicas: tuple[str, ...]
-    """Names of nodes."""
-
-    @property
-    def node(self) -> str:
-        """The name of the node that leads."""
-        return self.leader.rpartition("@")[0]
 
 
 @attrs.frozen
@@ -207,7 +190,7 @@ class Schema:
     def leadership(self, key: bytes, value: bytes) -> Leadership:
         """Where a queue is led. Raises `DefinitionError`."""
         fields = _read(key, value, _Leadership)
-        return Leadership(fields.e, fields.l or "", fields.isr, fields.r)
+        return Leadership(fields.e, fields.l or "", fields.isr, fields.r, fields.unclean)
 
 
 def leadership_value(leadership: Leadership) -> bytes:
@@ -218,14 +201,9 @@ def leadership_value(leadership: Leadership) -> bytes:
             "l": leadership.leader,
             "isr": leadership.in_sync,
             "r": leadership.replicas,
+            "unclean": leadership.unclean,
         }
     )
-
-
-def only_on(node: str) -> Leadership:
-    """A queue that is on one node, in whichever of its lives."""
-    life = f"{node}@{ANY_LIFE}"
-    return Leadership(1, life, (life,), (node,))
 
 
 def _quoted(part: str) -> str:
@@ -312,6 +290,7 @@ class _Leadership(msgspec.Struct, frozen=True):
     l: str | None  # noqa: E741 - it is called so there
     isr: tuple[str, ...]
     r: tuple[str, ...]
+    unclean: int = 0
 
 
 _Fields = TypeVar("_Fields", bound=msgspec.Struct)

@@ -37,7 +37,6 @@ from amqpbroker.cluster.etcd.contract import (
     Put,
 )
 from amqpbroker.cluster.feed import Feed
-from amqpbroker.cluster.schema import only_on
 from amqpbroker.definitions import Change, QueueDefinition
 from amqpbroker.errors import (
     Compacted,
@@ -49,6 +48,7 @@ from amqpbroker.errors import (
     StoreUnavailable,
 )
 from amqpbroker.queues.queue import Pending
+from amqpbroker.replication.leadership import only_on
 from amqpbroker.world import Clock
 
 log = logging.getLogger(__name__)

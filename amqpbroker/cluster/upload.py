@@ -7,8 +7,9 @@ from typing import TypeVar
 import attrs
 
 from amqpbroker.cluster.etcd.contract import OPERATIONS_MAX, KeyValueStore, Put
-from amqpbroker.cluster.schema import Schema, leadership_value, only_on
+from amqpbroker.cluster.schema import Schema, leadership_value
 from amqpbroker.definitions import BindingDefinition, Definition, QueueDefinition
+from amqpbroker.replication.leadership import only_on
 
 Item = TypeVar("Item")
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from amqpbroker.cluster.schema import BoundTo, Schema, leadership_value, only_on
+from amqpbroker.cluster.schema import BoundTo, Schema, leadership_value
 from amqpbroker.definitions import (
     BindingDefinition,
     Definition,
@@ -22,6 +22,7 @@ from amqpbroker.definitions import (
     VHostDefinition,
 )
 from amqpbroker.errors import DefinitionError
+from amqpbroker.replication.leadership import only_on
 
 schema = Schema("a cluster/of mine")
 ODD = {"a": b"\xff", "b": [1, {"c": Decimal("1.5")}], "d": datetime(2020, 1, 1, tzinfo=UTC)}

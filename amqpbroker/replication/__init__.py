@@ -1,0 +1,1 @@
+"""How the copies of a mirrored queue are kept the same: leader and mirrors, without I/O."""

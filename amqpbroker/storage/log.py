@@ -94,8 +94,8 @@ class Log(ABC):
     def skip_to(self, index: int) -> None:
         """Go on at ``index``, the end or beyond: nothing lies in between, and nothing ever will.
 
-        Marks that stood at the end do so again, unless followers say where they are. If no queue stands on the log, what it has counts
-        as delivered.
+        Marks that stood at the end do so again, unless followers say where they are. If no queue
+        stands on the log, what it has counts as delivered.
         """
 
     @abstractmethod

@@ -145,6 +145,10 @@ class Feed:
 
     def _put(self, key: bytes, value: bytes, create_revision: int, mod_revision: int) -> None:
         kind = self._kind(key)
+        before = self._known.get(key)
+        in_force = None if before is None else before.definition
+        # Whoever acts on a change finds its key known already.
+        known = self._known[key] = _Known(create_revision, mod_revision, in_force)
         definition = None
         try:
             if kind == "ql":
@@ -158,13 +162,10 @@ class Feed:
             self.unread.add(key)
         else:
             self.unread.discard(key)
-        before = self._known.get(key)
-        in_force = None if before is None else before.definition
-        # Whoever acts on a change finds its key known already.
-        known = _Known(create_revision, mod_revision, definition or in_force)
-        self._known[key] = known
-        if definition is not None and not self._carry_out(definition):
-            self._known[key] = attrs.evolve(known, definition=in_force)
+        if definition is not None:
+            self._known[key] = attrs.evolve(known, definition=definition)
+            if not self._carry_out(definition):
+                self._known[key] = known
 
     def _carry_out(self, definition: Definition) -> bool:
         """Put a definition in place; whether that can be done."""

@@ -11,7 +11,7 @@ from amqpbroker.broker.broker import Broker
 from amqpbroker.cluster.cluster_queues import ClusterQueues
 from amqpbroker.cluster.etcd.contract import Event, EventBatch, KeyValue
 from amqpbroker.cluster.feed import Feed
-from amqpbroker.cluster.schema import Schema, leadership_value, only_on
+from amqpbroker.cluster.schema import Schema, leadership_value
 from amqpbroker.definitions import (
     Definition,
     ExchangeDefinition,
@@ -22,6 +22,7 @@ from amqpbroker.definitions import (
 )
 from amqpbroker.errors import DiskFailure, StoreLost
 from amqpbroker.queues.classic import ClassicQueues
+from amqpbroker.replication.leadership import only_on
 from amqpbroker.testing.fakes import fake_world
 
 SCHEMA = Schema("c")

@@ -56,6 +56,7 @@ SAID_AGAIN_S = 10.0
 """How often a node says that it still waits for the store."""
 _LEAVE_S_MAX = 2.0
 _SECRET_BYTES = 32
+_RESOURCE_EXHAUSTED = 8  # gRPC's; what etcd says when its quota is used up.
 
 
 class Membership:
@@ -406,8 +407,11 @@ class Membership:
                 self._is_away(error)
                 await trio.sleep(_RETRY_S)
             except StoreRefused as error:
+                remedy = "see to its user and rights"
+                if error.code == _RESOURCE_EXHAUSTED:
+                    remedy = "give etcd room (compact and defragment it, and disarm its alarm)"
                 raise ConfigError(
-                    f"the cluster's store refuses the node: {error}; see to its user and rights"
+                    f"the cluster's store refuses the node: {error}; {remedy}"
                 ) from error
             else:
                 self._is_back()

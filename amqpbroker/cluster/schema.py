@@ -275,7 +275,7 @@ class _Queue(msgspec.Struct, frozen=True):
     durable: bool
     exclusive: bool
     auto_delete: bool
-    owner: str | None
+    owner: Annotated[str, msgspec.Meta(pattern=r"@\d+$")] | None
     args: dict[str, Any]
 
 

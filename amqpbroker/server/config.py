@@ -3,6 +3,8 @@
 Flags beat the environment, that beats the file, that beats the defaults.
 """
 
+import ipaddress
+import re
 import socket
 import tomllib
 from collections.abc import Callable, Mapping
@@ -16,6 +18,9 @@ from amqpbroker.cluster.wire import FRAME_BYTES_MAX
 from amqpbroker.errors import ConfigError
 from amqpbroker.server.limits import Amount, disk_amount, memory_amount
 
+_PORT_MAX = 65535
+_IPV6 = re.compile(r"\[([^]]*)\](?::(\d+))?|[^\[\].]*:[^\[\]]*:[^\[\]]*")
+_NAMED = re.compile(r"([^:\[\]\s\0]+)(?::(\d+))?")
 ENVIRONMENT_PREFIX = "AMQPBROKER_"
 _CLUSTER_MESSAGE_BYTES_MAX = FRAME_BYTES_MAX - (1 << 20)
 """Beside a message, a frame between nodes carries what else is known of it."""
@@ -109,6 +114,26 @@ def _any_text(_: Any, field: "attrs.Attribute[Any]", value: Any) -> None:
         raise ConfigError(f"{field.name} must be text, not {value!r}")
 
 
+def _host(_: Any, field: "attrs.Attribute[Any]", value: Any) -> None:
+    """HOST, HOST:PORT, an IPv6 address, one in brackets with a port, or nothing."""
+    if not isinstance(value, str) or (value and not _is_host(value)):
+        raise ConfigError(f"{field.name} must be HOST or HOST:PORT, not {value!r}")
+
+
+def _is_host(text: str) -> bool:
+    """Whether it says where a node may be, as far as can be told by looking at it."""
+    try:
+        if (literal := _IPV6.fullmatch(text)) is not None:
+            ipaddress.IPv6Address(literal[1] or literal[0])
+            return int(literal[2] or 0) <= _PORT_MAX
+        named = _NAMED.fullmatch(text)
+        return (
+            named is not None and bool(named[1].encode("idna")) and int(named[2] or 0) <= _PORT_MAX
+        )
+    except ValueError:  # No address, or no name that can be asked for.
+        return False
+
+
 def _flag(_: Any, field: "attrs.Attribute[Any]", value: Any) -> None:
     if not isinstance(value, bool):
         raise ConfigError(f"{field.name} must be true or false, not {value!r}")
@@ -159,7 +184,7 @@ class Config:
     none of them. The name in a node's certificate is the host under which others reach it."""
     link_cert: str = attrs.field(default="", validator=_path("file"))
     link_key: str = attrs.field(default="", validator=_path("file"))
-    advertise: str = attrs.field(default="", validator=_any_text)
+    advertise: str = attrs.field(default="", validator=_host)
     """The host, or HOST:PORT, where others reach this one; empty: where it listens."""
     link_refused_means_dead: bool = attrs.field(default=True, validator=_flag)
     """Take a node for gone at once when its host refuses connections where it was linked: not for

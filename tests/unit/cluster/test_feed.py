@@ -105,6 +105,7 @@ def changed(**fields: Any) -> bytes:
         (b"q/%2F/a", changed(id=1 << 70)),
         (b"q/%2F/a", changed(id=7)),
         (b"q/%2F/a", changed(owner=5)),
+        (b"q/%2F/a", changed(owner="rabbit@a@first")),
         (b"q/%2F/a", changed(args=None)),
         (b"q/%2F/a", changed(args={"x-message-ttl": "soon"})),
         (b"q/%2F/a", changed(args={"x-queue-type": "quorum"})),

@@ -201,16 +201,23 @@ async def test_a_start_waits_for_the_store(etcd: SimEtcd, caplog: pytest.LogCapt
     assert 2 <= caplog.text.count("does not serve this node") <= 3
 
 
+@pytest.mark.parametrize(
+    ("code", "fault", "remedy"),
+    [
+        (7, "permission denied", "see to its user and rights"),
+        (8, "mvcc: database space exceeded", "give etcd room"),
+    ],
+)
 async def test_a_store_that_refuses_the_node_ends_the_start(
-    etcd: SimEtcd, monkeypatch: pytest.MonkeyPatch
+    etcd: SimEtcd, monkeypatch: pytest.MonkeyPatch, code: int, fault: str, remedy: str
 ) -> None:
     async def refuse(key: bytes) -> None:
-        raise StoreRefused(7, "etcdserver: permission denied")
+        raise StoreRefused(code, f"etcdserver: {fault}")
 
     client = etcd.client()
     monkeypatch.setattr(client, "get", refuse)
     text = await refusal_of(join(process(etcd, store=client)), ConfigError)
-    assert "permission denied" in text
+    assert f"{fault}; {remedy}" in text
 
 
 # -- where a node does not belong --------------------------------------------------------------

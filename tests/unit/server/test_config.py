@@ -213,6 +213,13 @@ def test_others_find_a_node_where_it_listens_or_says() -> None:
     assert Config(advertise="::1").link_address(1) == ("::1", 1)
 
 
+@pytest.mark.parametrize(
+    "host", ["a..b", "a:b", "a b", "a:99999", ":5", "::g", "[::1", "x" * 64, "a\0b"]
+)
+def test_what_others_cannot_reach_is_no_host(host: str) -> None:
+    assert "advertise must be HOST or HOST:PORT, not" in refused({"advertise": host})
+
+
 def test_locators_are_known_words() -> None:
     assert Config(queue_master_locator="min-masters").queue_master_locator == "min-masters"
     assert Config(queue_leader_locator="node:rabbit@a").queue_leader_locator == "node:rabbit@a"

@@ -153,7 +153,8 @@ class Handshake(ABC):
         if not hmac.compare_digest(mac, self._mac(self._peer_role)):
             raise self._refuse(
                 f"the secret of {self.node} is not that of {self._own.node}, although both belong"
-                f" to cluster '{self._own.cluster}'"
+                f" to cluster '{self._own.cluster}': nodes read it in etcd when they start, so"
+                " restart the one that was started before it was changed there"
             )
 
 

@@ -31,6 +31,10 @@ A = Identity("shop", "rabbit@a", 3, SECRET)
 B = Identity("shop", "rabbit@b", 7, SECRET)
 NONCES = bytes(range(NONCE_BYTES)), bytes(range(100, 100 + NONCE_BYTES))
 NEITHER = None
+ADVICE = (
+    "nodes read it in etcd when they start, so restart the one that was started before it was"
+    " changed there"
+)
 
 
 def dial(own: Identity = B, node: str = "rabbit@a", incarnation: int = 3) -> Dialling:
@@ -127,8 +131,8 @@ def refused_there(text: str) -> str:
         (
             dial(attrs.evolve(B, secret=b"guessed")),
             accept(),
-            "the secret of rabbit@b is not that of rabbit@a,"
-            " although both belong to cluster 'shop'",
+            "the secret of rabbit@b is not that of rabbit@a, although both belong to cluster"
+            f" 'shop': {ADVICE}",
         ),
         (
             dial(attrs.evolve(B, versions=(4, 3))),
@@ -178,7 +182,7 @@ def test_an_accepter_from_another_cluster_or_without_the_secret_is_refused() -> 
     # It lets everybody in.
     accepting._check_mac = lambda mac: None  # type: ignore[method-assign]
     text = "the secret of rabbit@a is not that of rabbit@b, although both belong to cluster 'shop'"
-    assert shake(dialling, accepting)[0] == text
+    assert shake(dialling, accepting)[0] == f"{text}: {ADVICE}"
 
     dialling = dial()
     other = accept(attrs.evolve(A, cluster="other"))

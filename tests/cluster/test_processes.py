@@ -126,6 +126,38 @@ def test_a_node_that_stands_still_is_not_taken_for_gone(amqp_cluster: Make) -> N
     assert "has ended" not in cluster.nodes[1].log.read_text()
 
 
+def ctl(cluster: ClusterForTest, i: int, *words: str) -> str:
+    """What ``amqpbrokerctl`` says of a node, without banners and headers."""
+    command = [sys.executable, "-m", "amqpbroker.cli.ctl", *words, "-s"]
+    environment = os.environ | {"AMQPBROKER_URL": cluster.nodes[i].http_url}
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_any_node_tells_of_the_whole_cluster_and_closes_what_is_elsewhere(
+    amqp_cluster: Make,
+) -> None:
+    cluster = amqp_cluster(n=2)
+    there = channel(cluster, 1)
+    there.queue_declare("q", durable=True)
+    there.confirm_delivery()
+    there.basic_publish("", "q", b"12345", PERSISTENT)
+    there.basic_get("q")
+    ctl(cluster, 1, "set_user_limits", "guest", '{"max-connections": 1}')
+
+    columns = ("name", "messages_unacknowledged", "message_bytes", "pid")
+    name, *numbers, pid = ctl(cluster, 0, "list_queues", *columns).split()
+    assert (name, numbers, pid.split(".")[0]) == ("q", ["1", "5"], "<rabbit2@localhost")
+    assert ctl(cluster, 0, "list_channels", "messages_unacknowledged") == "1\n"
+    with pytest.raises(pika.exceptions.AMQPConnectionError):
+        channel(cluster, 0)
+    ctl(cluster, 0, "close_connection", ctl(cluster, 0, "list_connections", "pid").strip(), "why")
+    with pytest.raises(pika.exceptions.ConnectionClosedByBroker, match="why"):
+        there.connection.process_data_events(10)
+    opened.remove(there.connection)
+
+
 def test_two_nodes_that_cannot_reach_each_other(amqp_cluster: Make) -> None:
     cluster = amqp_cluster(n=3)
     channel(cluster, 0).queue_declare("q", durable=True)

@@ -355,11 +355,19 @@ def _sizes_of(queue: Queue) -> dict[str, int]:
 
 
 def _queue_sizes(management: Management, vhosts: Collection[str]) -> Iterator[Family]:
-    def size(key: str) -> Callable[[Queue], int]:
-        return lambda queue: _sizes_of(queue)[key]
+    seen: dict[Queue, tuple[int, ...]] = {}
 
-    for name, text, key in _SIZES:
-        yield Family(f"queue_{name}", text, _of_queues(management, vhosts, size(key)))
+    def size(place: int) -> Callable[[Queue], int]:
+        def one(queue: Queue) -> int:
+            if queue not in seen:  # To weigh its messages once is enough.
+                sizes = _sizes_of(queue)
+                seen[queue] = tuple(sizes[key] for _, _, key in _SIZES)
+            return seen[queue][place]
+
+        return one
+
+    for place, (name, text, _) in enumerate(_SIZES):
+        yield Family(f"queue_{name}", text, _of_queues(management, vhosts, size(place)))
 
 
 async def _size_sums(broker: Broker) -> Counter[str]:

@@ -174,14 +174,23 @@ def connection(call: Call) -> Any:
 
 async def close_connection(call: Call) -> None:
     """Close a connection; the header x-reason has a word for its peer."""
-    await _close(call, name=call.path["connection"])
+    name = call.path["connection"]
+    await _close_here(call, name=name)
+    if call.found["node"] != call.broker.name:
+        await _close_elsewhere(call, name=name)
 
 
-async def _close(call: Call, **about: str) -> None:
-    reason = call.headers.get("x-reason", _REASON)
+async def _close_here(call: Call, **about: str) -> None:
     for session in await gathered(call, sessions(call, **about)):
-        close(session, reason)
-    await elsewhere.tell(call, "closed", reason=reason, **about)
+        close(session, _reason(call))
+
+
+async def _close_elsewhere(call: Call, **about: str) -> None:
+    await elsewhere.tell(call, "closed", reason=_reason(call), **about)
+
+
+def _reason(call: Call) -> str:
+    return call.headers.get("x-reason", _REASON)
 
 
 def close(session: Session, reason: str) -> None:
@@ -211,7 +220,8 @@ async def close_user_connections(call: Call) -> None:
     """Close the connections of a user."""
     name = call.path["username"]
     check_owner(call, name)
-    await _close(call, user=name)
+    await _close_here(call, user=name)
+    await _close_elsewhere(call, user=name)
 
 
 # -- channels ------------------------------------------------------------------------------------

@@ -13,14 +13,14 @@ from amqpbroker.storage.index_set import IndexSet
 
 @attrs.frozen
 class Mark:
-    """Below the index ``end`` lie ``count`` messages that one publishing node has sent in all.
+    """Below the index ``end`` lie ``count`` messages that one publisher has sent in all.
 
-    What it sends again when leaders change is known by that.
+    A publisher is a node that sends to the queue, as long as it counts: what it sends again when
+    leaders change is known by that.
     """
 
     end: int
-    publisher: str
-    """A life of the node."""
+    publisher: int
     count: int
 
 
@@ -36,8 +36,8 @@ class Joined:
 
     end: int
     settles: int
-    publishers: dict[str, int]
-    """How many messages each publishing node has sent in all."""
+    publishers: dict[int, int]
+    """How many messages each publisher has sent in all."""
 
 
 @attrs.frozen

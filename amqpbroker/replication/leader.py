@@ -46,6 +46,8 @@ PATIENCE_S = 3.0
 """A member that acknowledges nothing for so long, though it should, is not waited for any more."""
 PAGE_MAX = 1024
 """Messages in a page."""
+PAGE_INDEXES_MAX = 4096
+"""Indexes between the first of them and the last."""
 _NOTHING = (0, 0)
 
 
@@ -95,15 +97,15 @@ class Leader(Followers):
         self,
         log: ReplicaLog,
         record: Leadership,
-        publishers: dict[str, int] | None = None,
+        publishers: dict[int, int] | None = None,
         unsettled: Iterable[range] = (),
     ) -> None:
         self.record = record
         self.pending: Leadership | None = None
         """What the record is asked to become; it may have happened."""
         self.followers: dict[str, Follower] = {}
-        self.publishers: dict[str, int] = dict(publishers or {})
-        """How many messages each publishing node has sent in all, by its life."""
+        self.publishers: dict[int, int] = dict(publishers or {})
+        """How many messages each publisher has sent in all."""
         self.is_fenced = False
         """Whether somebody else leads."""
         self.log = log
@@ -148,8 +150,8 @@ class Leader(Followers):
     def kept(self, end: int) -> None:
         """What is kept here counts at the end of the turn."""
 
-    def published(self, publisher: str, count: int) -> None:
-        """A publishing node has sent ``count`` messages in all, the last one just now."""
+    def published(self, publisher: int, count: int) -> None:
+        """A publisher has sent ``count`` messages in all, the last one just now."""
         self.publishers[publisher] = count
         if self.followers:
             self._marks.append(Mark(self.log.end, publisher, count))
@@ -205,21 +207,19 @@ class Leader(Followers):
 
     def _fill(self, follower: Follower, count_max: int) -> int:
         log = self.log
-        image = Image(0, 0, [], [], [])
+        images: list[Image] = []
         for run in follower.missing.take_up_to(count_max):
             rest = run
             while rest:
                 part = log.copy(rest)
                 count = len(part.raws)
-                image.indexes += rest[:count]
-                image.origins += part.origins[:count]
-                image.raws += part.raws
+                if count:
+                    _add(images, rest[:count], part)
                 rest = rest[max(count, len(part.origins)) :]  # Damaged ones cannot be sent.
-        if image.indexes:
-            image.first, image.end = image.indexes[0], image.indexes[-1] + 1
+        for image in images:
             follower.pages += 1
             follower.tell([Fill(follower.pages, image)])
-        return sum(map(len, image.raws))
+        return sum(len(raw) for image in images for raw in image.raws)
 
     # -- mirrors -------------------------------------------------------------------------------
 
@@ -384,3 +384,14 @@ class Leader(Followers):
     def fence(self) -> None:
         """Somebody else leads: nothing is committed here any more."""
         self.is_fenced = True
+
+
+def _add(images: list[Image], indexes: range, batch: Batch) -> None:
+    """Add messages to the last page, or to another if they lie too far behind the first."""
+    if not images or indexes[-1] - images[-1].first >= PAGE_INDEXES_MAX:
+        images.append(Image(indexes[0], 0, [], [], []))
+    image = images[-1]
+    image.indexes += indexes
+    image.origins += batch.origins[: len(indexes)]
+    image.raws += batch.raws
+    image.end = indexes[-1] + 1

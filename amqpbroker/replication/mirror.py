@@ -34,7 +34,7 @@ class Mirror(Followers):
     def __init__(self, log: ReplicaLog, life: str, epoch: int = 0) -> None:
         self.log = log
         self.life = life
-        self.publishers: dict[str, int] = {}
+        self.publishers: dict[int, int] = {}
         self.epoch = max(epoch, epoch_of(log.end - 1)) if log.end else epoch
         """That of the leader that it follows, or has followed last."""
         self._is_joined = self._is_whole = False

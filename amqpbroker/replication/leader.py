@@ -109,6 +109,8 @@ class Leader(Followers):
         self.is_fenced = False
         """Whether somebody else leads."""
         self.log = log
+        self.on_news: Callable[[], None] = _nothing
+        """Called when there comes to be something to `flush`."""
         self.committed_settles = 0
         self._kept: dict[str, tuple[int, int]] = {}
         self._settles = 0
@@ -131,6 +133,7 @@ class Leader(Followers):
     # -- what the log tells --------------------------------------------------------------------
 
     def appended(self, first: int, origin: Origin, raws: list[bytes]) -> None:
+        self.on_news()
         if not self.followers:
             return
         runs = self._runs
@@ -141,6 +144,7 @@ class Leader(Followers):
             runs.append(_Run(first, [origin] * len(raws), list(raws)))
 
     def settled(self, indexes: range) -> None:
+        self.on_news()
         settled = self._settled
         if settled and settled[-1].stop == indexes.start and settled[-1].step == indexes.step == 1:
             settled[-1] = range(settled[-1].start, indexes.stop)
@@ -148,7 +152,7 @@ class Leader(Followers):
             settled.append(indexes)
 
     def kept(self, end: int) -> None:
-        """What is kept here counts at the end of the turn."""
+        self.on_news()
 
     def published(self, publisher: int, count: int) -> None:
         """A publisher has sent ``count`` messages in all, the last one just now."""
@@ -277,6 +281,7 @@ class Leader(Followers):
     def _keep_all(self) -> None:
         """All that there was when this epoch began is kept here."""
         self._has_kept_all = True
+        self.on_news()
 
     def _own_end(self) -> int:
         return self.log.kept_end if self._has_kept_all else 0
@@ -395,3 +400,7 @@ def _add(images: list[Image], indexes: range, batch: Batch) -> None:
     image.origins += batch.origins[: len(indexes)]
     image.raws += batch.raws
     image.end = indexes[-1] + 1
+
+
+def _nothing() -> None:
+    """Nobody wants to know."""

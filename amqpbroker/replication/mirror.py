@@ -34,6 +34,8 @@ class Mirror(Followers):
     def __init__(self, log: ReplicaLog, life: str, epoch: int = 0) -> None:
         self.log = log
         self.life = life
+        self.on_kept: Callable[[], None] = _nothing
+        """Called when there may be something to `ack`."""
         self.publishers: dict[int, int] = {}
         self.epoch = max(epoch, epoch_of(log.end - 1)) if log.end else epoch
         """That of the leader that it follows, or has followed last."""
@@ -55,7 +57,7 @@ class Mirror(Followers):
         raise AssertionError("only a leader settles")
 
     def kept(self, end: int) -> None:
-        """It is acknowledged at the end of the turn."""
+        self.on_kept()
 
     # -- the stream ----------------------------------------------------------------------------
 
@@ -145,6 +147,7 @@ class Mirror(Followers):
         def kept() -> None:
             if stream == self._streams:
                 self._pages_kept = number
+                self.on_kept()
 
         self.log.when_kept(kept)
 
@@ -179,3 +182,7 @@ class Mirror(Followers):
         if is_all_committed:
             log.advance(log.end)
         return make(self.log, record, self.publishers, self._undecided_before)
+
+
+def _nothing() -> None:
+    """Nobody wants to know."""

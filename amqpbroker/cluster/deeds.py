@@ -86,7 +86,7 @@ class Deeds:
                 return self._bind(key, definition)
         conditions = [present(each) for each in self._named(definition)]
         if isinstance(definition, ExchangeDefinition):
-            conditions.append(absent(key))
+            conditions.append(self._vacant(key))
         return Deed(tuple(conditions), (Put(key, self._schema.value(definition)),))
 
     def _named(self, definition: Definition) -> Iterator[bytes]:
@@ -98,7 +98,7 @@ class Deeds:
 
     def _put_queue(self, key: bytes, queue: QueueDefinition, leadership: Leadership) -> Deed:
         at = self._schema.leadership_key(queue)
-        conditions = [absent(key), absent(at), present(self._schema.path("vh", queue.vhost))]
+        conditions = [self._vacant(key), absent(at), present(self._schema.path("vh", queue.vhost))]
         if queue.owner:  # Else the leader may have begun another life, and nothing ends the queue.
             life = self._schema.path("inc", queue.leader)
             conditions.append(unchanged(life, self._feed.modified(life)))
@@ -114,7 +114,7 @@ class Deeds:
             ends.append(self._schema.path("q", vhost, binding.destination))
         else:
             ends.append(self._schema.path("x", vhost, binding.destination))
-        conditions = [absent(key), present(self._schema.path("vh", vhost))]
+        conditions = [self._vacant(key), present(self._schema.path("vh", vhost))]
         for name, end in zip((binding.source, binding.destination), ends, strict=True):
             created = self._feed.created(end)
             if created:
@@ -123,6 +123,11 @@ class Deeds:
                 raise Overtaken
         value = self._schema.value(binding, self._feed.created(ends[1]))
         return Deed(tuple(conditions), (Put(key, value),))
+
+    def _vacant(self, key: bytes) -> Compare:
+        """Nothing lies at a key, or what is known to be in force no more, or to make no sense."""
+        is_void = self._feed.definition(key) is None
+        return unchanged(key, self._feed.modified(key)) if is_void else absent(key)
 
     def _delete(self, definition: Definition) -> Deed:
         schema, feed = self._schema, self._feed
@@ -158,7 +163,8 @@ class Deeds:
                 leavings = [schema.key(each) for each in feed.catalog.bindings_to(definition)]
             case QueueDefinition():
                 there = feed.definition(key)
-                assert isinstance(there, QueueDefinition)
+                if not isinstance(there, QueueDefinition):
+                    raise Overtaken
                 operations.append(Delete(schema.leadership_key(there)))
                 leavings = [schema.key(each) for each in feed.catalog.bindings_to(definition)]
         # As much as fits goes with it; what is left is void, and goes when there is time.

@@ -11,7 +11,7 @@ another. Then nothing is believed of it.
 """
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 
 import attrs
@@ -89,7 +89,15 @@ class Feed:
     def definition(self, key: bytes) -> Definition | None:
         """The definition that lies at ``key``, and is in force."""
         known = self._known.get(key)
-        return None if known is None else known.definition
+        if known is None or known.definition is None or known.definition not in self.catalog:
+            return None
+        return known.definition
+
+    def void_bindings(self) -> Iterator[bytes]:
+        """Keys of bindings that are in force no more: what they led to has gone without them."""
+        for key in self._known:
+            if self._kind(key) == "b" and key not in self.unread and self.definition(key) is None:
+                yield key
 
     # -- what comes ----------------------------------------------------------------------------
 

@@ -33,8 +33,8 @@ from amqpbroker.cluster.etcd.contract import (
     Compare,
     Delete,
     KeyValueStore,
-    Operation,
     Put,
+    unchanged,
 )
 from amqpbroker.cluster.feed import Feed
 from amqpbroker.definitions import Change, QueueDefinition
@@ -132,7 +132,8 @@ class SharedCoordinator(Coordinator):
         self._is_store_away = False
         self._fence = feed.schema.path("fence", node)
         self._waiting: deque[_Submitted] = deque()
-        self._leavings: deque[bytes] = deque()
+        self._leavings: deque[tuple[int, bytes]] = deque()
+        """Keys that are void from a revision on."""
         self._decided: deque[_Decided] = deque()
         self._due: deque[tuple[float, _Submitted]] = deque()
         self._asked: list[Pending[None]] = []
@@ -184,6 +185,8 @@ class SharedCoordinator(Coordinator):
                 reading = await store.get_prefix(prefix)
                 feed.load(reading.items, reading.revision)
                 self._note_found()
+                self._leavings += [(feed.revision, key) for key in feed.void_bindings()]
+                self._send_lot.unpark_all()
                 self.loaded.set()
                 self.look()
                 with store.watch(prefix, reading.revision + 1) as watch:
@@ -396,7 +399,7 @@ class SharedCoordinator(Coordinator):
         for submitted, deed in batch:
             self._decided.append(_Decided(revision, submitted, is_refused))
             if not is_refused:
-                self._leavings += deed.leavings
+                self._leavings += [(revision, key) for key in deed.leavings]
         if revision <= self._feed.revision:
             self.look()
 
@@ -429,11 +432,24 @@ class SharedCoordinator(Coordinator):
         return there == change.definition
 
     async def _sweep(self) -> None:
-        """Delete keys that are void: nobody waits for it, and it may be done twice."""
-        keys = [self._leavings.popleft() for _ in range(min(len(self._leavings), OPERATIONS_MAX))]
-        operations: list[Operation] = [Delete(key) for key in dict.fromkeys(keys)]
+        """Delete keys that are void: nobody waits for it."""
+        count = min(len(self._leavings), OPERATIONS_MAX)
+        left = [self._leavings.popleft() for _ in range(count)]
+        await self._reached(max(revision for revision, _ in left))
         with suppress(OutcomeUnknown, StoreRefused, StoreUnavailable):
-            await self._store.txn((), operations)
+            await self._delete_void(list(dict.fromkeys(key for _, key in left)))
+
+    async def _delete_void(self, keys: list[bytes]) -> None:
+        """Delete those of the keys that are not in force again, by now or in a moment."""
+        feed = self._feed
+        void = [key for key in keys if feed.modified(key) and feed.definition(key) is None]
+        if void:
+            conditions = [unchanged(key, feed.modified(key)) for key in void]
+            result = await self._store.txn(conditions, [Delete(key) for key in void])
+            if not result.succeeded and len(void) > 1:
+                middle = len(void) // 2
+                await self._delete_void(void[:middle])
+                await self._delete_void(void[middle:])
 
     # -- whether the store is there ------------------------------------------------------------
 

@@ -9,7 +9,7 @@ import trio.testing
 from pamqp import commands
 from pamqp.base import Frame
 
-from amqpbroker.cluster.etcd.contract import Compare, Operation, Put, TxnResult
+from amqpbroker.cluster.etcd.contract import Compare, Delete, Operation, Put, TxnResult
 from amqpbroker.cluster.shared import BARRIER_S_MAX, DECIDED_S_MAX
 from amqpbroker.definitions import ExchangeDefinition, VHostDefinition, delete, put
 from amqpbroker.errors import Overtaken, StoreRefused
@@ -128,6 +128,73 @@ async def test_without_the_store_changes_end_with_an_error_and_the_rest_goes_on(
         peer.send(queue.Declare(queue="newer"))
         await settle(peer)
         assert names(peer) == ["Queue.DeclareOk"]
+
+
+async def delete_alone(etcd: SimEtcd, member: Member) -> None:
+    """Delete the queue, as when its bindings came to be at another node in the same moment."""
+    schema, definition = member.feed.schema, member.broker.vhosts["/"].queues["q"].definition
+    keys = schema.key(definition), schema.leadership_key(definition)
+    await etcd.client().txn((), [Delete(key) for key in keys])
+
+
+async def test_a_binding_that_has_outlived_its_queue_can_be_made_again(etcd: SimEtcd) -> None:
+    async with cluster(etcd) as members:
+        peer, other = (member.peer() for member in members)
+        declare = queue.Declare(queue="q", durable=True)
+        bind = queue.Bind(queue="q", exchange="amq.topic", routing_key="k")
+        peer.send(declare, bind)
+        await settle(peer)
+        await delete_alone(etcd, members[0])
+        await trio.sleep(1)
+        other.send(declare, bind)
+        await settle(other)
+
+        assert names(other) == ["Queue.DeclareOk", "Queue.BindOk"]
+        for member in members:
+            assert len(member.broker.vhosts["/"].router.exchanges["amq.topic"].bindings) == 1
+
+
+async def test_what_has_outlived_its_queue_goes_when_a_node_comes(etcd: SimEtcd) -> None:
+    async with cluster(etcd, 1) as [member]:
+        peer = member.peer()
+        peer.send(
+            queue.Declare(queue="q", durable=True),
+            *[queue.Bind(queue="q", exchange="amq.topic", routing_key=f"k{n}") for n in range(200)],
+        )
+        await settle(peer)
+        await delete_alone(etcd, member)
+        await trio.sleep(1)
+        bound = member.feed.schema.path("b")
+        assert len((await etcd.client().get_prefix(bound)).items) == 200
+        late = Member(etcd, "rabbit@late")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(late.coordinator.run)
+            await trio.sleep(1)
+            nursery.cancel_scope.cancel()
+        assert not (await etcd.client().get_prefix(bound)).items
+
+
+@pytest.mark.parametrize("waits_s", [0, 0.001, 0.003, 0.01, 1])
+async def test_many_bindings_that_go_with_their_queue_can_be_made_again_at_once(
+    etcd: SimEtcd, waits_s: float
+) -> None:
+    async with cluster(etcd) as members:
+        peer, other = (member.peer() for member in members)
+        made = [
+            queue.Declare(queue="q", durable=True),
+            *[queue.Bind(queue="q", exchange="amq.topic", routing_key=f"k{n}") for n in range(200)],
+        ]
+        peer.send(*made)
+        await settle(peer, other)
+        peer.send(queue.Delete(queue="q"))
+        await trio.sleep(waits_s)
+        other.send(*made)
+        await settle(peer, other, s=5)
+
+        assert names(other) == ["Queue.DeclareOk"] + ["Queue.BindOk"] * 200
+        bound = [len(m.broker.vhosts["/"].router.exchanges["amq.topic"].bindings) for m in members]
+        keys = len((await etcd.client().get_prefix(members[0].feed.schema.path("b"))).items)
+        assert (bound, keys) in (([200, 200], 200), ([0, 0], 0))
 
 
 async def test_what_is_to_be_deleted_is_no_other_that_has_its_name_by_then(etcd: SimEtcd) -> None:

@@ -36,6 +36,41 @@ def block(**properties: Any) -> bytes:
 # -- to clients ----------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("redelivered", [False, True])
+@pytest.mark.parametrize("count", [1, 3])
+def test_deliveries_octet_by_octet(count: int, redelivered: bool) -> None:
+    address = encode_address("x", "key")
+    prefix, suffix = delivery_prefix(3, b"\1c", address), delivery_suffix(address, redelivered)
+
+    octets = encode_deliveries(prefix, 7, suffix, [b"raw"] * count)
+
+    before = b"\1\0\3\0\0\0\x15\0\x3c\0\x3c\1c"
+    behind = bytes((redelivered,)) + b"\1x\3key\xceraw"
+    assert octets == b"".join(before + struct.pack(">Q", 7 + i) + behind for i in range(count))
+
+
+def test_get_ok_octet_by_octet() -> None:
+    octets = encode_get_ok(3, 7, True, encode_address("x", "key"), 70_000)
+
+    tag, count = b"\0\0\0\0\0\0\0\7", b"\0\1\x11\x70"
+    assert octets == b"\1\0\3\0\0\0\x17\0\x3c\0\x47" + tag + b"\1\1x\3key" + count + b"\xce"
+
+
+def test_return_octet_by_octet() -> None:
+    octets = encode_return(3, 312, "NO_ROUTE", encode_address("x", "key"))
+
+    assert octets == b"\1\0\3\0\0\0\x15\0\x3c\0\x32\1\x38\x08NO_ROUTE\1x\3key\xce"
+
+
+def test_deliveries_that_are_framed_anew_have_their_tags_and_smaller_frames() -> None:
+    raw = encode_content(9, block(), b"x" * 5000, 131072)
+
+    octets = encode_reframed_deliveries(b"<", 1, b">", [raw, raw], 3, 4096)
+
+    anew = encode_content(3, block(), b"x" * 5000, 4096)
+    assert octets == b"<\0\0\0\0\0\0\0\1>" + anew + b"<\0\0\0\0\0\0\0\2>" + anew
+
+
 @property_test
 @given(
     st.integers(1, 65535),

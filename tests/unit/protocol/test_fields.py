@@ -267,6 +267,10 @@ def test_what_pamqp_cannot_write_or_cuts_is_written_whole(given_value: Any, octe
     assert write_value(given_value) == octets
 
 
+def test_a_moment_without_a_time_zone_is_one_of_utc() -> None:
+    assert write_value(datetime(2020, 1, 1)) == write_value(datetime(2020, 1, 1, tzinfo=UTC))
+
+
 def test_a_table_keeps_its_order_and_its_names_to_the_octet() -> None:
     octets = b"\2\xff\xfet\1\1bV\1aV" + bytes((200,)) + b"n" * 200 + b"t\0"
 

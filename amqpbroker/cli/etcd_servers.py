@@ -7,6 +7,7 @@ import http.client
 import importlib.util
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -21,6 +22,8 @@ import attrs
 from amqpbroker.errors import ConfigError
 
 _HOST = "127.0.0.1"
+_PORTS = range(16_384, 32_768)
+"""Below those that systems give to whoever connects to something, or asks for any port."""
 _QUOTA_BYTES = 2 << 30
 _LOOK_AGAIN_S = 0.05
 _STOP_S_MAX = 2
@@ -98,12 +101,21 @@ class MemberPorts:
 
 
 def free_ports(members: int) -> list[MemberPorts]:
-    """Ports that nobody has now."""
-    sockets = [socket.create_server((_HOST, 0)) for _ in range(3 * members)]
-    ports = [sock.getsockname()[1] for sock in sockets]
-    for sock in sockets:
-        sock.close()
+    """Ports that nobody has now, and that nobody is given who does not ask for them."""
+    ports: list[int] = []
+    while len(ports) < 3 * members:
+        port = random.choice(_PORTS)
+        if port not in ports and _is_free(port):
+            ports.append(port)
     return [MemberPorts(*ports[first : first + 3]) for first in range(0, len(ports), 3)]
+
+
+def _is_free(port: int) -> bool:
+    try:
+        with socket.create_server((_HOST, port)):
+            return True
+    except OSError:
+        return False
 
 
 class EtcdServers:

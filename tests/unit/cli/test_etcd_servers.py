@@ -17,6 +17,14 @@ def program(folder: Path, says: str, name: str = "etcd") -> str:
     return str(path)
 
 
+def test_free_ports_are_those_that_nobody_gets_by_chance() -> None:
+    members = free_ports(30)
+
+    ports = [port for each in members for port in (each.client, each.peer, each.health)]
+    assert len(set(ports)) == 90
+    assert max(ports) < 32_768
+
+
 @pytest.fixture
 def no_etcd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever this machine has, it is not found."""

@@ -225,6 +225,15 @@ async def test_a_process_that_ends_in_the_midst_of_a_sync_is_a_clear_error(
     await assert_refused(syncer, descriptor, "ended with status 3: nothing lasts any more")
 
 
+@pytest.fixture
+def _interruptible() -> Iterator[None]:
+    """An interrupt raises KeyboardInterrupt, though whoever started pytest may ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_interruptible")
 def test_after_an_interrupt_no_answer_is_taken_for_another(descriptor: int) -> None:
     syncer = trio.run(started, descriptor)
 

@@ -16,7 +16,7 @@ from amqpbroker.cluster.etcd.contract import KeyValueStore
 from amqpbroker.cluster.feed import Feed
 from amqpbroker.cluster.hello import Identity
 from amqpbroker.cluster.leavings import Leavings
-from amqpbroker.cluster.link import Address, Links
+from amqpbroker.cluster.links import Address, Links
 from amqpbroker.cluster.members import (
     INCARNATION,
     MEMBER,

@@ -16,14 +16,8 @@ import trio
 
 from amqpbroker.broker.turn import Turn
 from amqpbroker.cluster.hello import MAGIC, Identity
-from amqpbroker.cluster.link import (
-    HELLO_S_MAX,
-    SILENT_BEATS_MAX,
-    STRANGERS_MAX,
-    Address,
-    Links,
-    StreamLink,
-)
+from amqpbroker.cluster.link import SILENT_BEATS_MAX, StreamLink
+from amqpbroker.cluster.links import HELLO_S_MAX, STRANGERS_MAX, Address, Links
 from amqpbroker.cluster.wire import FIRST_USER_KIND, HELLO, OUTBOX_BYTES_MAX, Link, encode_frame
 from amqpbroker.errors import DiskFailure, LinkFault
 from amqpbroker.testing.certificates import Certificate, make_certificate

@@ -15,9 +15,10 @@ and answers on those that it was dialled on. `wire` has the frames and what the 
 see of it, `hello` how two nodes prove who they are, `link` one end of a stream's life, `links` all
 of them.
 
-**Queues elsewhere.** `queue_frames` is what is said of queues. At the asking end, `remote` has
-for each other node a `RemoteNode` with its `RemoteQueue`s, whose consumers (`remote_consumers`)
-tell how much they take. At the end that leads the queue, `serving` does what is asked, with an
-`attachment` for each queue that a stream speaks of. `cluster_queues` opens a queue as the one or
-the other. `reports` are what nodes tell each other beside queues.
+**Queues elsewhere.** `queue_frames` is what is said of queues. At the asking end, `remote` has a
+`remote_node` for each other node, with a `remote_queue` for each queue there, whose consumers
+(`remote_consumers`) tell how much they take; `remote_reply` is for direct replies. At the end that
+leads the queue, `serving` does what is asked, with an `attachment` for each queue that a stream
+speaks of. `cluster_queues` opens a queue as the one or the other. `reports` are what nodes tell
+each other beside queues.
 """

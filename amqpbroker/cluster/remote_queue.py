@@ -1,13 +1,14 @@
 """One queue as seen from a node that does not hold it."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import attrs
 
 from amqpbroker.cluster import queue_frames as frames
 from amqpbroker.cluster.queue_frames import Asked, QueueNumbers
 from amqpbroker.cluster.remote_consumers import Member
+from amqpbroker.cluster.remote_node import Published, RemoteNode
 from amqpbroker.definitions import QueueDefinition
 from amqpbroker.errors import LinkFault, NotFound, PreconditionFailed
 from amqpbroker.message import Batch, Origin
@@ -24,26 +25,12 @@ from amqpbroker.queues.queue import (
     QueueStat,
 )
 
-if TYPE_CHECKING:
-    from amqpbroker.cluster.remote import RemoteNode
-
 _FRAME_MESSAGES_MAX = 1024
 _FRAME_BYTES_MAX = 256 * 1024
 _STREAM_INDEXES = 1 << 64
 """No index of a log is as high."""
 _REFUSALS_MAX = 16
 _NOTHING = QueueNumbers(0, 0, 0)
-
-
-@attrs.define
-class Published:
-    """Messages that wait to be sent, neighbours; ``first`` is the number of the first."""
-
-    first: int
-    ttl_ms: int | None
-    origins: list[Origin]
-    raws: list[bytes]
-    size: int
 
 
 @attrs.define
@@ -82,7 +69,7 @@ class RemoteQueue(Queue):
 
     is_here = False
 
-    def __init__(self, definition: QueueDefinition, keeper: Keeper, node: "RemoteNode") -> None:
+    def __init__(self, definition: QueueDefinition, keeper: Keeper, node: RemoteNode) -> None:
         self.definition = definition
         self.owner: Owner | None = None
         self.version = 0

@@ -13,7 +13,7 @@ from amqpbroker.message import Origin
 from amqpbroker.queues.queue import Pending, ReplyAddress
 
 if TYPE_CHECKING:
-    from amqpbroker.cluster.remote import RemoteNode
+    from amqpbroker.cluster.remote_node import RemoteNode
 
 REPLY_TO = "amq.rabbitmq.reply-to"
 """The pseudo-queue that those consume from who wait for direct replies."""

@@ -9,7 +9,7 @@ from kit.script import ScriptError, parse
 from kit.values import Capture, Having, Like, Typed, matches
 from kit.wire import Reader, encode_header, encode_method
 
-from amqpbroker.cluster.remote import RemoteQueue
+from amqpbroker.cluster.remote_queue import RemoteQueue
 from amqpbroker.queues.classic import ClassicQueue
 
 

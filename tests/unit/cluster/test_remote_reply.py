@@ -3,7 +3,7 @@
 import pytest
 from pamqp import commands
 
-from amqpbroker.cluster import remote
+from amqpbroker.cluster import remote_node
 from amqpbroker.cluster.remote_reply import REPLY_TO, address_prefix
 from amqpbroker.testing.peer import Peer
 from tests.unit.cluster.nodes import Nodes, names
@@ -155,7 +155,7 @@ def test_replies_are_lost_when_too_much_waits_on_the_way(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(remote, "BACKLOG_BYTES_MAX", 10_000)
+    monkeypatch.setattr(remote_node, "BACKLOG_BYTES_MAX", 10_000)
     reply_to = asked(nodes, client, server)
     nodes.streams["rabbit@a", "rabbit@b"].asking.is_stuck = True
 

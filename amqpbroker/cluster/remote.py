@@ -1,14 +1,14 @@
-"""Queues as seen from a node that does not hold them.
+"""Queues as seen from a node that does not lead them.
 
 A `RemoteQueue` counts what is published to it, gathers that and everything else that is to be told,
-and sends it once a turn, in order, on the stream to the node that holds the queue, its *holder*.
-What the holder delivers goes straight to the consumers here. Each says how much it may be sent
+and sends it once a turn, in order, on the stream to the node that leads the queue, its *leader*.
+What the leader delivers goes straight to the consumers here. Each says how much it may be sent
 (a limit of messages and octets in all), so that no more is ever on its way than it takes, or a
 window full.
 
 Nothing is sent twice. When the stream breaks, what was published and not told to be committed is
-refused (the holder may have it or not), consumers are cancelled, questions end in an error, and the
-holder has what was not settled wait again: a settle that comes later is void. So RabbitMQ does it
+refused (the leader may have it or not), consumers are cancelled, questions end in an error, and the
+leader has what was not settled wait again: a settle that comes later is void. So RabbitMQ does it
 when the node of a queue goes down.
 """
 
@@ -25,15 +25,15 @@ from amqpbroker.queues.queue import Keeper, QueueType
 
 
 class RemoteQueues(QueueType, LinkUser):
-    """Opens the queues that other nodes hold; the user of the streams that this node has dialled.
+    """Opens the queues that other nodes lead; the user of the streams that this node has dialled.
 
-    ``holder_of`` says which node holds a queue.
+    ``leader_of`` says which node leads a queue.
     """
 
-    def __init__(self, holder_of: Callable[[QueueDefinition], str]) -> None:
+    def __init__(self, leader_of: Callable[[QueueDefinition], str]) -> None:
         self.nodes: dict[str, RemoteNode] = {}
         self._reply_prefixes: dict[str, RemoteNode] = {}
-        self._holder_of = holder_of
+        self._leader_of = leader_of
 
     def _node(self, name: str) -> RemoteNode:
         node = self.nodes.get(name)
@@ -45,7 +45,7 @@ class RemoteQueues(QueueType, LinkUser):
         check_declare(definition)
 
     def open(self, definition: QueueDefinition, keeper: Keeper) -> RemoteQueue:
-        node = self._node(self._holder_of(definition))
+        node = self._node(self._leader_of(definition))
         queue = node.queues[definition.log_id] = RemoteQueue(definition, keeper, node)
         return queue
 

@@ -1,7 +1,7 @@
 """Consumers of queues on other nodes: how much each may be sent.
 
-The node that holds a queue, its holder, is told of limits that count from the beginning: so many
-messages and octets in all. So a limit may be told twice, or late, and never allows too much.
+A queue's leader is told of limits that count from the beginning: so many messages and octets in
+all. So a limit may be told twice, or late, and never allows too much.
 """
 
 from typing import TYPE_CHECKING
@@ -28,14 +28,14 @@ class Purse:
     number: int
     taken: int = 0
     limit: int = 0
-    members: dict["Member", None] = attrs.Factory(dict)
+    subscriptions: dict["Subscription", None] = attrs.Factory(dict)
 
 
 @attrs.define(eq=False)
-class Member:
-    """A consumer as its queue's holder knows it, by number.
+class Subscription:
+    """A consumer of a queue elsewhere, which knows it by number (its `LinkConsumer` there).
 
-    ``taken`` messages and octets have come for it; ``limit`` is what the holder may send in all.
+    ``taken`` messages and octets have come for it; ``limit`` is what the leader may send in all.
     """
 
     number: int
@@ -51,14 +51,14 @@ class Member:
     limit_bytes: int = 0
     purse: Purse | None = None
     account: int = 0
-    """The number of its purse, as the holder knows it."""
+    """The number of its purse, as the leader knows it."""
     closed_account: int = 0
     """What comes on account of this purse, or of one before, goes back; 0: nothing does."""
     held: list[tuple[range, Batch, bool]] = attrs.Factory(list)
     """What has come, and waits for credit: the peer of a channel is slow in taking."""
 
     def raise_limit(self, credit: int) -> bool:
-        """Allow the holder to send as much as there is ``credit`` for; whether that is news.
+        """Allow the leader to send as much as there is ``credit`` for; whether that is news.
 
         As long as there is room for half of it, it is none.
         """
@@ -83,7 +83,7 @@ class Member:
         return purse.number == self.account and 2 * (purse.limit - purse.taken) > window
 
     def told_limit(self) -> Limit:
-        """The limit, as the holder is told."""
+        """The limit, as the leader is told."""
         purse = self.purse
         number, messages = (0, 0) if purse is None else (purse.number, purse.limit)
         return Limit(self.limit, self.limit_bytes, number, messages)
@@ -97,40 +97,40 @@ class Purses:
         self._by_number: dict[int, Purse] = {}
         self._number = 0
 
-    def settle(self, member: Member, key: object | None) -> bool:
+    def settle(self, subscription: Subscription, key: object | None) -> bool:
         """See that a consumer has its credit from the purse that ``key`` is; whether it is news."""
-        purse = member.purse
+        purse = subscription.purse
         if key is (None if purse is None else purse.key):
             return False
         if purse is not None:
-            del purse.members[member]
-            if not purse.members:
+            del purse.subscriptions[subscription]
+            if not purse.subscriptions:
                 del self._by_key[purse.key], self._by_number[purse.number]
-        member.purse, member.closed_account = None, 0
+        subscription.purse, subscription.closed_account = None, 0
         if key is not None:
             purse = self._by_key.get(key)
             if purse is None:
                 self._number += 1
                 purse = self._by_key[key] = Purse(key, self._number)
                 self._by_number[purse.number] = purse
-            purse.members[member] = None
-            member.purse = purse
+            purse.subscriptions[subscription] = None
+            subscription.purse = purse
         return True
 
-    def close_account(self, member: Member) -> None:
-        """Tell what the holder sends to a consumer from now on from what it has sent before.
+    def close_account(self, subscription: Subscription) -> None:
+        """Tell what the leader sends to a consumer from now on from what it has sent before.
 
-        The purse has another number then, of which the holder hears with the next limit.
+        The purse has another number then, of which the leader hears with the next limit.
         """
-        purse = member.purse
+        purse = subscription.purse
         if purse is None:
             return
-        member.closed_account = purse.number
+        subscription.closed_account = purse.number
         del self._by_number[purse.number]
         self._number += 1
         purse.number, purse.taken, purse.limit = self._number, 0, 0
         self._by_number[purse.number] = purse
-        for each in purse.members:
+        for each in purse.subscriptions:
             each.queue.stir(each)
 
     def take(self, number: int, count: int) -> None:
@@ -139,5 +139,5 @@ class Purses:
         if purse is not None:
             purse.taken += count
             if purse.taken >= purse.limit:
-                for member in purse.members:
-                    member.queue.stir(member)
+                for subscription in purse.subscriptions:
+                    subscription.queue.stir(subscription)

@@ -1,4 +1,4 @@
-"""Another node, and what is said to it of the queues that it holds.
+"""Another node, and what is said to it of the queues that it leads.
 
 `RemoteQueue`s say what they have to say once a turn, in the order in which they were woken; the
 node sees that the stream takes it, that messages for several of them travel once, and who gets the
@@ -13,7 +13,7 @@ import attrs
 
 from amqpbroker.cluster import queue_frames as frames
 from amqpbroker.cluster.queue_frames import Numbers
-from amqpbroker.cluster.remote_consumers import Member, Purses
+from amqpbroker.cluster.remote_consumers import Purses, Subscription
 from amqpbroker.cluster.remote_reply import BACKLOG_BYTES_MAX
 from amqpbroker.cluster.reports import Inquiry
 from amqpbroker.cluster.wire import OUTBOX_BYTES_HIGH, Link
@@ -52,7 +52,7 @@ class _Letter:
     def add(self, queue_id: int, published: Published) -> bool:
         """Send them to another queue as well, if these are the same; whether they are.
 
-        And if their sum is not more than others at the holder can wait for.
+        And if their sum is not more than others at the leader can wait for.
         """
         own = self.published
         if (
@@ -72,19 +72,19 @@ class _Letter:
 
 
 class RemoteNode:
-    """Another node, as the holder of queues."""
+    """Another node, as the leader of queues."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.link: Link | None = None
         """The stream to it, while it is up."""
         self.queues: dict[int, RemoteQueue] = {}
-        """Those that it holds, by id."""
+        """Those that it leads, by id."""
         self.spoken_of: dict[RemoteQueue, None] = {}
         """Those that were spoken of on the stream."""
         self.speaking: dict[RemoteQueue, None] = {}
         """Those that have something to say, and wait for room on the stream."""
-        self.members: dict[int, Member] = {}
+        self.subscriptions: dict[int, Subscription] = {}
         self.purses = Purses()
         self.questions: dict[int, tuple[RemoteQueue | None, Pending[Any]]] = {}
         self._inquiries: dict[int, Inquiry] = {}
@@ -192,9 +192,9 @@ class RemoteNode:
     def _deliver(self, payload: bytes) -> int:
         number, account, indexes, batch, redelivered = frames.decode_deliver(payload, self._known)
         self.purses.take(account, len(indexes))
-        member = self.members.get(number)
-        if member is not None:  # Else the queue is deleted, and the holder does not know it yet.
-            member.queue.take(member, account, indexes, batch, redelivered)
+        subscription = self.subscriptions.get(number)
+        if subscription is not None:  # Else the queue is deleted, which is not known there yet.
+            subscription.queue.take(subscription, account, indexes, batch, redelivered)
         return len(indexes)
 
     def _asked(self, number: int) -> "tuple[RemoteQueue | None, Pending[Any]]":

@@ -1,4 +1,4 @@
-"""One queue as seen from a node that does not hold it."""
+"""One queue as seen from a node that does not lead it."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,7 +7,7 @@ import attrs
 
 from amqpbroker.cluster import queue_frames as frames
 from amqpbroker.cluster.queue_frames import Asked, QueueNumbers
-from amqpbroker.cluster.remote_consumers import Member
+from amqpbroker.cluster.remote_consumers import Subscription
 from amqpbroker.cluster.remote_node import Published, RemoteNode
 from amqpbroker.definitions import QueueDefinition
 from amqpbroker.errors import LinkFault, NotFound, PreconditionFailed
@@ -65,7 +65,7 @@ def _stat(numbers: QueueNumbers) -> QueueStat:
 
 
 class RemoteQueue(Queue):
-    """A queue that ``node`` holds."""
+    """A queue that ``node`` leads."""
 
     is_here = False
 
@@ -75,7 +75,7 @@ class RemoteQueue(Queue):
         self.version = 0
         self.refused: list[range] = []
         self.numbers = _NOTHING
-        """What the holder said of it last (`RemoteQueues.refresh`)."""
+        """What the leader said of it last (`RemoteQueues.refresh`)."""
         self._wake = keeper.wake
         self._node = node
         self._sent = 0
@@ -86,9 +86,9 @@ class RemoteQueue(Queue):
         """What makes a log's index of this stream different from those of streams before."""
         self._waiting: list[Published | _Settled | _Control] = []
         self._awaiting_commit: dict[Callable[[], None], None] = {}
-        self._members: dict[Consumer, Member] = {}
-        self._leaving: dict[Consumer, Member] = {}
-        self._stirred: dict[Member, None] = {}
+        self._subscriptions: dict[Consumer, Subscription] = {}
+        self._leaving: dict[Consumer, Subscription] = {}
+        self._stirred: dict[Subscription, None] = {}
 
     # -- in ------------------------------------------------------------------------------------
 
@@ -145,7 +145,7 @@ class RemoteQueue(Queue):
         self._awaiting_commit[call] = None
 
     def note_committed(self, count: int, refused: list[range]) -> None:
-        """The holder has said that ``count`` messages of this stream are settled.
+        """The leader has said that ``count`` messages of this stream are settled.
 
         Of these the ``refused`` were not taken.
         """
@@ -229,33 +229,43 @@ class RemoteQueue(Queue):
             self._waiting.append(_Settled([(indexes, outcome)]))
 
     def take(
-        self, member: Member, account: int, indexes: range, batch: Batch, redelivered: bool
+        self,
+        subscription: Subscription,
+        account: int,
+        indexes: range,
+        batch: Batch,
+        redelivered: bool,
     ) -> None:
         """Messages have come for a consumer, on account of a purse."""
-        member.taken += len(indexes)
-        member.taken_bytes += sum(map(len, batch.raws))
+        subscription.taken += len(indexes)
+        subscription.taken_bytes += sum(map(len, batch.raws))
         offset = self._offset
         if offset:
             indexes = range(indexes.start + offset, indexes.stop + offset, indexes.step)
-        consumer = member.consumer
+        consumer = subscription.consumer
         if consumer is None:
-            self._give_back(member, indexes)
+            self._give_back(subscription, indexes)
             return
-        self.stir(member)
-        if account <= member.closed_account and member.closed_account:
-            self._give_back(member, indexes, is_seen=redelivered)
-        elif member.held:
-            member.held.append((indexes, batch, redelivered))
+        self.stir(subscription)
+        if account <= subscription.closed_account and subscription.closed_account:
+            self._give_back(subscription, indexes, is_seen=redelivered)
+        elif subscription.held:
+            subscription.held.append((indexes, batch, redelivered))
         else:
-            self._hand_over(member, consumer, indexes, batch, redelivered)
+            self._hand_over(subscription, consumer, indexes, batch, redelivered)
 
     def _hand_over(
-        self, member: Member, consumer: Consumer, indexes: range, batch: Batch, redelivered: bool
+        self,
+        subscription: Subscription,
+        consumer: Consumer,
+        indexes: range,
+        batch: Batch,
+        redelivered: bool,
     ) -> int:
         """Give a consumer what it has credit for; returns the number.
 
         The rest goes back, if another's credit has run out with its own: there may be others who
-        have some; and so does all that was sent before the holder can know, for it lies behind.
+        have some; and so does all that was sent before the leader can know, for it lies behind.
         Else it waits here, for a peer that is slow, or since nobody can have it back.
         """
         credit = consumer.credit
@@ -267,52 +277,54 @@ class RemoteQueue(Queue):
         if given:
             part = Batch(batch.origins[:given], batch.raws[:given])
             consumer.deliver(self, indexes[:given], part, redelivered)
-        if consumer.purse is not None and not member.no_ack:
-            self._give_back(member, indexes[given:], is_seen=redelivered)
-            self._node.purses.close_account(member)
+        if consumer.purse is not None and not subscription.no_ack:
+            self._give_back(subscription, indexes[given:], is_seen=redelivered)
+            self._node.purses.close_account(subscription)
             consumer.park()  # At once: who had to give something back is the first to be served.
         else:
             rest = Batch(batch.origins[given:], batch.raws[given:])
-            member.held.insert(0, (indexes[given:], rest, redelivered))
+            subscription.held.insert(0, (indexes[given:], rest, redelivered))
         return given
 
-    def _give_back(self, member: Member, indexes: range, *, is_seen: bool = True) -> None:
+    def _give_back(
+        self, subscription: Subscription, indexes: range, *, is_seen: bool = True
+    ) -> None:
         """Messages go back to their place; ``is_seen``: flagged redelivered.
 
         What was on its way to a channel that has ended is, though nobody has seen it (RabbitMQ):
         others may have later ones by now.
         """
-        if not member.no_ack:
+        if not subscription.no_ack:
             self.settle(indexes, Outcome.REQUEUE if is_seen else Outcome.RETURN)
 
-    def _give_back_held(self, member: Member, *, is_seen: bool = False) -> None:
-        while member.held:
-            indexes, _, redelivered = member.held.pop(0)
-            self._give_back(member, indexes, is_seen=is_seen or redelivered)
+    def _give_back_held(self, subscription: Subscription, *, is_seen: bool = False) -> None:
+        while subscription.held:
+            indexes, _, redelivered = subscription.held.pop(0)
+            self._give_back(subscription, indexes, is_seen=is_seen or redelivered)
 
     def _stir(self, limit: int) -> int:
         """See to consumers who have taken something, or have credit again."""
         handed = 0
         limits: list[bytes] = []
         stirred, self._stirred = self._stirred, {}
-        for member in stirred:
-            consumer = member.consumer
-            if consumer is None or member.leaving is not None or not member.is_added:
+        for subscription in stirred:
+            consumer = subscription.consumer
+            if consumer is None or subscription.leaving is not None or not subscription.is_added:
                 continue
-            while member.held and consumer.credit > 0 and handed < limit:
-                handed += self._hand_over(member, consumer, *member.held.pop(0))
+            while subscription.held and consumer.credit > 0 and handed < limit:
+                handed += self._hand_over(subscription, consumer, *subscription.held.pop(0))
             credit = consumer.credit
-            if credit > 0 and member.held:
-                self._stirred[member] = None  # Another turn's work.
+            if credit > 0 and subscription.held:
+                self._stirred[subscription] = None  # Another turn's work.
                 self._wake(self)
                 continue
-            is_news = self._node.purses.settle(member, consumer.purse)
+            is_news = self._node.purses.settle(subscription, consumer.purse)
             if credit <= 0:
                 consumer.park()
             else:
-                is_news = member.raise_limit(credit) or is_news
+                is_news = subscription.raise_limit(credit) or is_news
             if is_news:
-                limits.append(frames.encode_limit(member.number, member.told_limit()))
+                limits.append(frames.encode_limit(subscription.number, subscription.told_limit()))
         if limits and self._node.link is not None:
             self._node.link.send(frames.LIMITS, limits)
         return handed
@@ -323,17 +335,17 @@ class RemoteQueue(Queue):
         node = self._node
         if not node.is_up:
             raise self.absent()
-        member = Member(node.next_number(), self, consumer, consumer.no_ack)
-        node.purses.settle(member, consumer.purse)
+        subscription = Subscription(node.next_number(), self, consumer, consumer.no_ack)
+        node.purses.settle(subscription, consumer.purse)
         if consumer.credit > 0:
-            member.raise_limit(consumer.credit)
-        limit = member.told_limit()
+            subscription.raise_limit(consumer.credit)
+        limit = subscription.told_limit()
 
         def question(number: int) -> Asked:
             return frames.Consume(
                 number,
                 self.definition.log_id,
-                member.number,
+                subscription.number,
                 consumer.no_ack,
                 consumer.exclusive,
                 consumer.priority,
@@ -341,67 +353,67 @@ class RemoteQueue(Queue):
             )
 
         asked = self._ask(question)
-        node.members[member.number] = member
-        self._members[consumer] = member
+        node.subscriptions[subscription.number] = subscription
+        self._subscriptions[consumer] = subscription
         added: Pending[None] = Pending()
 
         def then(_: Any) -> None:
-            member.is_added = True
+            subscription.is_added = True
             self.resume(consumer)
             added.resolve(None)
 
         def otherwise(error: Exception) -> None:
-            self._members.pop(consumer, None)
-            node.members.pop(member.number, None)
-            node.purses.settle(member, None)
+            self._subscriptions.pop(consumer, None)
+            node.subscriptions.pop(subscription.number, None)
+            node.purses.settle(subscription, None)
             added.fail(error)
 
         asked.then, asked.otherwise = then, otherwise
         return added
 
     def resume(self, consumer: Consumer) -> None:
-        member = self._members.get(consumer)
-        if member is not None:
-            self.stir(member)
+        subscription = self._subscriptions.get(consumer)
+        if subscription is not None:
+            self.stir(subscription)
 
-    def stir(self, member: Member) -> None:
+    def stir(self, subscription: Subscription) -> None:
         """Have a look at the credit of a consumer when the queue's turn comes."""
         if not self._stirred:
             self._wake(self)
-        self._stirred[member] = None
+        self._stirred[subscription] = None
 
     def cancel(self, consumer: Consumer) -> Pending[None] | None:
-        member = self._members.pop(consumer, None)
-        if member is None or not self._node.is_up:
+        subscription = self._subscriptions.pop(consumer, None)
+        if subscription is None or not self._node.is_up:
             return None
-        member.leaving = Pending()
-        self._leaving[consumer] = member
-        self._node.purses.settle(member, None)
+        subscription.leaving = Pending()
+        self._leaving[consumer] = subscription
+        self._node.purses.settle(subscription, None)
         asked = self._ask(
-            lambda number: frames.Cancel(number, self.definition.log_id, member.number)
+            lambda number: frames.Cancel(number, self.definition.log_id, subscription.number)
         )
-        asked.then = lambda _: self._left(member)
-        asked.otherwise = lambda _: self._left(member)
-        return member.leaving
+        asked.then = lambda _: self._left(subscription)
+        asked.otherwise = lambda _: self._left(subscription)
+        return subscription.leaving
 
-    def _left(self, member: Member) -> None:
+    def _left(self, subscription: Subscription) -> None:
         """Nothing comes for a consumer any more."""
-        consumer, leaving = member.consumer, member.leaving
+        consumer, leaving = subscription.consumer, subscription.leaving
         assert leaving is not None
-        self._node.members.pop(member.number, None)
+        self._node.subscriptions.pop(subscription.number, None)
         if consumer is not None:
             self._leaving.pop(consumer, None)
-            while member.held and member.no_ack:
-                consumer.deliver(self, *member.held.pop(0))
-        self._give_back_held(member)
+            while subscription.held and subscription.no_ack:
+                consumer.deliver(self, *subscription.held.pop(0))
+        self._give_back_held(subscription)
         leaving.resolve(None)
 
     def abandon(self, consumer: Consumer) -> None:
         self.cancel(consumer)
-        member = self._leaving.pop(consumer, None)
-        if member is not None:
-            member.consumer = None
-            self._give_back_held(member, is_seen=True)
+        subscription = self._leaving.pop(consumer, None)
+        if subscription is not None:
+            subscription.consumer = None
+            self._give_back_held(subscription, is_seen=True)
 
     # -- questions -----------------------------------------------------------------------------
 
@@ -421,7 +433,7 @@ class RemoteQueue(Queue):
         self._waiting.append(_Control(question))
 
     def absent(self) -> NotFound:
-        """What is answered while the holder cannot be reached (rabbit_amqqueue:absent)."""
+        """What is answered while the leader cannot be reached (rabbit_amqqueue:absent)."""
         durable = "durable " if self.definition.durable else ""
         return NotFound(
             f"home node '{self._node.name}' of {durable}{self.definition.title}"
@@ -446,9 +458,9 @@ class RemoteQueue(Queue):
             self._say(frames.Touch(self.definition.log_id))
 
     def may_delete(self, if_unused: bool, if_empty: bool) -> int | Pending[int]:
-        """As promised; while the holder cannot be reached, it may if its being empty is no matter.
+        """As promised; while the leader cannot be reached, it may if its being empty is no matter.
 
-        It is dropped by its holder when that is there again (rabbit_classic_queue:delete).
+        It is dropped by its leader when that is there again (rabbit_classic_queue:delete).
         """
         if self._node.is_up:
             return self._ask(
@@ -484,7 +496,7 @@ class RemoteQueue(Queue):
         return self.numbers.owner
 
     def unknown(self) -> NotFound:
-        """What is answered when the holder has no such queue."""
+        """What is answered when the leader has no such queue."""
         return NotFound(f"no {self.definition.title}")
 
     # -- the end -------------------------------------------------------------------------------
@@ -520,16 +532,16 @@ class RemoteQueue(Queue):
 
     def _end_consumers(self) -> None:
         """Nothing comes any more: consumers are cancelled, and those who leave have left."""
-        members, self._members = self._members, {}
+        subscriptions, self._subscriptions = self._subscriptions, {}
         leaving, self._leaving = self._leaving, {}
         self._stirred.clear()
-        for member in (*members.values(), *leaving.values()):
-            self._node.members.pop(member.number, None)
-            self._node.purses.settle(member, None)
-            member.held.clear()
-        for member in leaving.values():
-            assert member.leaving is not None
-            member.leaving.resolve(None)
-        for member in members.values():
-            if member.is_added and member.consumer is not None:
-                member.consumer.cancelled()
+        for subscription in (*subscriptions.values(), *leaving.values()):
+            self._node.subscriptions.pop(subscription.number, None)
+            self._node.purses.settle(subscription, None)
+            subscription.held.clear()
+        for subscription in leaving.values():
+            assert subscription.leaving is not None
+            subscription.leaving.resolve(None)
+        for subscription in subscriptions.values():
+            if subscription.is_added and subscription.consumer is not None:
+                subscription.consumer.cancelled()

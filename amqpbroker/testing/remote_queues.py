@@ -104,10 +104,10 @@ class NearQueue(Queue):
 
     def _allow(self) -> None:
         """Have consumers say exactly what they take now."""
-        for consumer, member in self.remote._members.items():
-            member.limit = member.taken
-            if member.purse is not None:
-                member.purse.limit = member.purse.taken
+        for consumer, subscription in self.remote._subscriptions.items():
+            subscription.limit = subscription.taken
+            if subscription.purse is not None:
+                subscription.purse.limit = subscription.purse.taken
             self.remote.resume(consumer)
         self._carry()
 

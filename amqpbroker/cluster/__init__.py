@@ -21,4 +21,7 @@ of them.
 leads the queue, `serving` does what is asked, with an `attachment` for each queue that a stream
 speaks of. `cluster_queues` opens a queue as the one or the other. `reports` are what nodes tell
 each other beside queues.
+
+**Mirrors.** `leaders` and `mirrors` are the two ends of a queue's replication, for all queues of a
+node, over the same streams; `replica_frames` is what they say.
 """

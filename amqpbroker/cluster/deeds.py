@@ -40,11 +40,11 @@ _INSIDE_VHOST = ("b", "q", "x", "pol", "oppol", "param", "perm", "tperm")
 
 @attrs.frozen
 class Deed:
-    """``operations``, all or none, on ``conditions``; ``leavings`` are keys that are void then."""
+    """``operations``, all or none, on ``conditions``; ``void`` are keys that are void then."""
 
     conditions: tuple[Compare, ...]
     operations: tuple[Operation, ...]
-    leavings: tuple[bytes, ...] = ()
+    void: tuple[bytes, ...] = ()
 
     def reads(self) -> Iterator[bytes]:
         """The keys that it rests on."""
@@ -137,20 +137,20 @@ class Deeds:
             raise Overtaken
         conditions = (unchanged(key, revision),)
         operations: list[Operation] = [Delete(key)]
-        leavings: list[bytes] = []
+        void: list[bytes] = []
         match definition:
             case VHostDefinition(name):
                 operations += [
                     Delete(schema.inside(kind, name), prefix=True) for kind in _INSIDE_VHOST
                 ]
-                leavings = [
+                void = [
                     schema.leadership_key(each)
                     for each in feed.catalog.all(QueueDefinition)
                     if each.vhost == name
                 ]
             case UserDefinition(name):
                 catalog = feed.catalog
-                leavings = [
+                void = [
                     *(schema.key(p) for p in catalog.all(PermissionDefinition) if p.user == name),
                     *(
                         schema.key(p)
@@ -160,14 +160,14 @@ class Deeds:
                 ]
             case ExchangeDefinition(vhost, name):
                 operations.append(Delete(schema.inside("b", vhost, name), prefix=True))
-                leavings = [schema.key(each) for each in feed.catalog.bindings_to(definition)]
+                void = [schema.key(each) for each in feed.catalog.bindings_to(definition)]
             case QueueDefinition():
                 there = feed.definition(key)
                 if not isinstance(there, QueueDefinition):
                     raise Overtaken
                 operations.append(Delete(schema.leadership_key(there)))
-                leavings = [schema.key(each) for each in feed.catalog.bindings_to(definition)]
+                void = [schema.key(each) for each in feed.catalog.bindings_to(definition)]
         # As much as fits goes with it; what is left is void, and goes when there is time.
         room = OPERATIONS_MAX // 2 - len(operations)
-        operations += [Delete(each) for each in leavings[:room]]
-        return Deed(conditions, tuple(operations), tuple(leavings[room:]))
+        operations += [Delete(each) for each in void[:room]]
+        return Deed(conditions, tuple(operations), tuple(void[room:]))

@@ -14,6 +14,7 @@ from amqpbroker.cluster.members import Member
 from amqpbroker.cluster.membership import KEEP_ALIVE_S, LEASE_S
 from amqpbroker.definitions import Change, ExchangeDefinition, QueueDefinition, delete
 from amqpbroker.queues.queue import Pending, when_all
+from amqpbroker.replication.leadership import life_of, node_of
 
 SETTLE_S = 2 * KEEP_ALIVE_S + 1
 """After an outage of the store the nodes that live have registered again by then."""
@@ -34,7 +35,7 @@ class Leavings:
     def __init__(self, feed: Feed, node: str, incarnation: int, see_to: SeeTo) -> None:
         self._feed = feed
         self._node = node
-        self._life = f"{node}@{incarnation}"
+        self._life = life_of(node, incarnation)
         self._see_to = see_to
         self._gone: dict[str, float] = {}
 
@@ -71,7 +72,7 @@ class Leavings:
         """
         if death.is_ours:
             node, last = death.node, death.incarnation
-            self._delete(lambda owner: _node(owner) == node and _life(owner) <= last)
+            self._delete(lambda owner: node_of(owner) == node and _incarnation(owner) <= last)
 
     def gone(self, node: str, now_s: float) -> None:
         """A life of a node may be over."""
@@ -90,11 +91,11 @@ class Leavings:
             if now_s - since_s < wait_s:
                 continue
             del self._gone[node]
-            self._delete_of(node, f"{node}@{running[node].inc}" if is_running else "")
+            self._delete_of(node, life_of(node, running[node].inc) if is_running else "")
 
     def _delete_of(self, node: str, but: str) -> Pending[None] | None:
         """Delete what the lives of a node have left, all ``but`` one."""
-        return self._delete(lambda owner: _node(owner) == node and owner != but)
+        return self._delete(lambda owner: node_of(owner) == node and owner != but)
 
     def _delete(self, is_left: Callable[[str], bool]) -> Pending[None] | None:
         left = [
@@ -105,9 +106,5 @@ class Leavings:
         return when_all([self._see_to(delete(queue)) for queue in left])
 
 
-def _node(owner: str) -> str:
-    return owner.rpartition("@")[0]
-
-
-def _life(owner: str) -> int:
-    return int(owner.rpartition("@")[2])
+def _incarnation(life: str) -> int:
+    return int(life.rpartition("@")[2])

@@ -48,7 +48,7 @@ from amqpbroker.errors import (
     StoreUnavailable,
 )
 from amqpbroker.queues.queue import Pending
-from amqpbroker.replication.leadership import only_on
+from amqpbroker.replication.leadership import life_of, only_on
 from amqpbroker.world import Clock
 
 log = logging.getLogger(__name__)
@@ -100,7 +100,7 @@ class _Decided:
 class SharedCoordinator(Coordinator):
     """Decides for the node ``node`` in its life ``incarnation``.
 
-    ``place`` says which node is to lead a new queue, ``life_of`` in which of its lives such a node
+    ``place`` says which node is to lead a new queue, ``incarnation_of`` in which life such a node
     is. ``others_revision`` is the revision that all other nodes which can be reached have come to;
     None: there are none. ``after`` is called when something was carried out or answered. `run` does
     the work.
@@ -116,7 +116,7 @@ class SharedCoordinator(Coordinator):
         rng: random.Random,
     ) -> None:
         self.place: Callable[[QueueDefinition], str] = lambda queue: node
-        self.life_of: Callable[[str], int] = lambda node: incarnation
+        self.incarnation_of: Callable[[str], int] = lambda node: incarnation
         self.others_revision: Callable[[], int | None] = lambda: None
         self.after: Callable[[], None] = lambda: None
         self.loaded = trio.Event()
@@ -132,11 +132,16 @@ class SharedCoordinator(Coordinator):
         self._is_store_away = False
         self._fence = feed.schema.path("fence", node)
         self._waiting: deque[_Submitted] = deque()
-        self._leavings: deque[tuple[int, bytes]] = deque()
+        """What is yet to be sent."""
+        self._void: deque[tuple[int, bytes]] = deque()
         """Keys that are void from a revision on."""
         self._decided: deque[_Decided] = deque()
         self._due: deque[tuple[float, _Submitted]] = deque()
+        """When those that are submitted have waited too long."""
         self._asked: list[Pending[None]] = []
+        """Who has to know all that was decided."""
+        # Tasks wait in these for something to send, for the cluster to be found again, for somebody
+        # who asks, for a newer revision, and for an earlier end of their time.
         self._send_lot = trio.lowlevel.ParkingLot()
         self._found_lot = trio.lowlevel.ParkingLot()
         self._ask_lot = trio.lowlevel.ParkingLot()
@@ -163,7 +168,7 @@ class SharedCoordinator(Coordinator):
         """
         leader = self._node if queue.exclusive else self.place(queue)
         is_kept = queue.durable and not queue.exclusive
-        owner = "" if is_kept else f"{leader}@{self.life_of(leader)}"
+        owner = "" if is_kept else life_of(leader, self.incarnation_of(leader))
         log_id = self._rng.getrandbits(_ID_BITS) | 1
         return attrs.evolve(queue, log_id=log_id, leader=leader, owner=owner)
 
@@ -185,7 +190,7 @@ class SharedCoordinator(Coordinator):
                 reading = await store.get_prefix(prefix)
                 feed.load(reading.items, reading.revision)
                 self._note_found()
-                self._leavings += [(feed.revision, key) for key in feed.void_bindings()]
+                self._void += [(feed.revision, key) for key in feed.void_bindings()]
                 self._send_lot.unpark_all()
                 self.loaded.set()
                 self.look()
@@ -320,7 +325,7 @@ class SharedCoordinator(Coordinator):
             batch = self._next_batch()
             if batch:
                 await self._carry_out(batch)
-            elif self._leavings:
+            elif self._void:
                 await self._sweep()
             else:
                 await self._send_lot.park()
@@ -399,7 +404,7 @@ class SharedCoordinator(Coordinator):
         for submitted, deed in batch:
             self._decided.append(_Decided(revision, submitted, is_refused))
             if not is_refused:
-                self._leavings += [(revision, key) for key in deed.leavings]
+                self._void += [(revision, key) for key in deed.void]
         if revision <= self._feed.revision:
             self.look()
 
@@ -411,7 +416,7 @@ class SharedCoordinator(Coordinator):
         await self._insist_on_fence(is_behind=True)
         done = [each for each in batch if self._is_done(each[0])]
         self._note(done, self._feed.revision)
-        self._wait_again(submitted for submitted, _ in batch if (submitted, _) not in done)
+        self._wait_again(each[0] for each in batch if each not in done)
 
     def _is_done(self, submitted: _Submitted) -> bool:
         """Whether what was submitted is so, whoever has done it."""
@@ -433,8 +438,8 @@ class SharedCoordinator(Coordinator):
 
     async def _sweep(self) -> None:
         """Delete keys that are void: nobody waits for it."""
-        count = min(len(self._leavings), OPERATIONS_MAX)
-        left = [self._leavings.popleft() for _ in range(count)]
+        count = min(len(self._void), OPERATIONS_MAX)
+        left = [self._void.popleft() for _ in range(count)]
         await self._reached(max(revision for revision, _ in left))
         with suppress(OutcomeUnknown, StoreRefused, StoreUnavailable):
             await self._delete_void(list(dict.fromkeys(key for _, key in left)))

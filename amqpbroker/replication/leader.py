@@ -89,7 +89,7 @@ class _Run:
 class Leader(Followers):
     """Leads the queue of ``log`` as ``record`` says, of which its own life is the leader.
 
-    ``kept_settles`` are settles that the epoch before has left undecided: they are the first of
+    ``undecided`` are settles that the epoch before has left undecided: they are the first of
     this one. The driver calls `flush` at the end of each turn in which something happened.
     """
 
@@ -98,7 +98,7 @@ class Leader(Followers):
         log: ReplicaLog,
         record: Leadership,
         publishers: dict[int, int] | None = None,
-        unsettled: Iterable[range] = (),
+        undecided: Iterable[range] = (),
     ) -> None:
         self.record = record
         self.pending: Leadership | None = None
@@ -117,7 +117,7 @@ class Leader(Followers):
         self._undecided: deque[tuple[int, list[range]]] = deque()
         self._runs: list[_Run] = []
         self._marks: list[Mark] = []
-        self._settled: list[range] = list(unsettled)
+        self._settled: list[range] = list(undecided)
         self._told = Commit(0, 0)
         self._gone: set[str] = set()  # Members whose stream has ended.
         self._outstanding_since_s: float | None = None

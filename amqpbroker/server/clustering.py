@@ -99,7 +99,7 @@ class Clustering:
             store, self._feed, config.name, incarnation, world.clock, world.random
         )
         self._coordinator.place = self._place
-        self._coordinator.life_of = self._life_of
+        self._coordinator.incarnation_of = self._incarnation_of
         self._coordinator.others_revision = self._others_revision
         self._coordinator.after = self._tell_revision
         identity = Identity(membership.cluster_id, config.name, incarnation, membership.secret)
@@ -276,7 +276,7 @@ class Clustering:
         running = [node for node, member in self._running.items() if not member.maintenance]
         return place(locator, config.name, running, self._queues.leaders, self._world.random)
 
-    def _life_of(self, node: str) -> int:
+    def _incarnation_of(self, node: str) -> int:
         """In which of its lives a node is; this one may not be announced yet."""
         own = node == self._config.name
         return self.membership.incarnation if own else self._running[node].inc

@@ -110,9 +110,8 @@ class ReplicaWorld:
         self.streams: list[Stream] = []
         self.values = 0
         self.transient = transient
-        self.published: dict[int, tuple[int, bytes]] = {}
-        """Index of each message that a leader took, and whether it is persistent."""
         self.bodies: dict[int, bytes] = {}
+        """Of each message that a leader took, by its index."""
         self.is_persistent: dict[int, bool] = {}
         self.confirmed: set[int] = set()
         self.settled: set[int] = set()

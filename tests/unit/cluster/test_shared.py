@@ -396,7 +396,7 @@ async def test_a_transient_queue_ends_with_the_life_in_which_its_leader_is(etcd:
 
         feed.listeners["inc"] = see
         coordinator.place = lambda queue: "rabbit@0"
-        coordinator.life_of = lambda node: lives[node]
+        coordinator.incarnation_of = lambda node: lives[node]
         etcd.watch_lag_s_max = 2
         life = feed.schema.path("inc", "rabbit@0")
         for number in range(2, 10):

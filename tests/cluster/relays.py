@@ -1,5 +1,6 @@
 """What lies between processes on loopback: relays that a test can close or hold up."""
 
+import errno
 from collections.abc import Callable
 from itertools import chain, repeat
 
@@ -7,6 +8,7 @@ import attrs
 import trio
 
 CHUNK_BYTES = 65536
+PATIENCE_S = 30
 
 
 @attrs.define(eq=False)
@@ -77,13 +79,26 @@ class Relay:
         async with trio.open_nursery() as nursery:
             for is_first in chain([True], repeat(False)):
                 await self._may_accept.wait()
-                host, port = self.listen
-                listeners = await trio.open_tcp_listeners(port, host=host)
-                self.listen = host, listeners[0].socket.getsockname()[1]
+                listeners = await self._listeners()
                 if is_first:
                     task_status.started()
                 with trio.CancelScope() as self._accepting:
                     await trio.serve_listeners(self._serve, listeners, handler_nursery=nursery)
+
+    async def _listeners(self) -> list[trio.SocketListener]:
+        """Listen where one should: a process that is just being made may still hold the place."""
+        host, port = self.listen
+        with trio.fail_after(PATIENCE_S):
+            while True:
+                try:
+                    listeners = await trio.open_tcp_listeners(port, host=host)
+                except OSError as error:
+                    if error.errno != errno.EADDRINUSE:
+                        raise
+                    await trio.sleep(0.01)
+                else:
+                    self.listen = host, listeners[0].socket.getsockname()[1]
+                    return listeners
 
     async def _serve(self, here: trio.SocketStream) -> None:
         try:

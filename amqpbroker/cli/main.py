@@ -7,6 +7,7 @@ import resource
 import shutil
 import signal
 import sys
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from amqpbroker.cli.check_data import check_data
 from amqpbroker.cli.ctl.command import TOOLS
 from amqpbroker.cli.local_cluster import NODES_MAX, LocalCluster, NodePorts
 from amqpbroker.errors import ConfigError, DataError, DiskFailure
-from amqpbroker.server.collector import collect_when_idle
+from amqpbroker.server.collector import collect_when_idle, no_collections
 from amqpbroker.server.config import Config, load_config
 from amqpbroker.server.http import serve_http
 from amqpbroker.server.node import Node
@@ -127,7 +128,10 @@ async def _serve(config: Config) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(heed)
             with starting:
-                async with Node(config) as node, serve_http(node, running.cancel) as http:
+                async with AsyncExitStack() as stack:
+                    with no_collections():
+                        node = await stack.enter_async_context(Node(config))
+                    http = await stack.enter_async_context(serve_http(node, running.cancel))
                     ends.append(running)
                     nursery.start_soon(collect_when_idle, node.broker.turn, node.world.memory)
                     served = f"amqp={node.url}" if http is None else f"amqp={node.url} http={http}"

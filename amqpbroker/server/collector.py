@@ -6,6 +6,8 @@ find; it is kept from full collections while there is work, and does them when t
 """
 
 import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import trio
 
@@ -15,6 +17,20 @@ from amqpbroker.world import Memory
 _IDLE_S = 5.0
 _IDLE_TURNS_MAX = 50
 _NEVER = 1 << 30
+
+
+@contextmanager
+def no_collections() -> Iterator[None]:
+    """Keep the collector off meanwhile, and from what there is then.
+
+    A start makes much, and nearly all of it stays.
+    """
+    gc.disable()
+    try:
+        yield
+        gc.freeze()
+    finally:
+        gc.enable()
 
 
 async def collect_when_idle(turn: Turn, memory: Memory) -> None:

@@ -1,6 +1,6 @@
 """What a node has in its data directory: its write-ahead log, its queues' segments."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from contextlib import ExitStack
 from weakref import WeakValueDictionary
 
@@ -47,7 +47,7 @@ class Store:
         owner: Owner,
         lock: File,
         recovered: Recovered,
-        newest_log_id: int,
+        former_ids: Set[int],
         waiting_bytes_max: int,
         salt: int,
     ) -> None:
@@ -69,10 +69,11 @@ class Store:
         self._use = SegmentUse()
         self._transient_use = SegmentUse()
         self._transient_count = 0
-        self._is_starting = True
+        self._former_ids = former_ids
+        """The logs of which something was kept, until `clear_up`."""
         self._logs: WeakValueDictionary[str, DiskLog] = WeakValueDictionary()
         self._untidy: list[DiskLog] = []
-        self.newest_log_id = newest_log_id
+        self.newest_log_id = max(former_ids, default=0)
         """No log that has left a trace has a higher id."""
 
     @classmethod
@@ -107,8 +108,7 @@ class Store:
                 await directory.sign(disk, folder, owner)
             ids = recovered.logs.keys() | set(log_ids(disk, folder))
             undo.pop_all()
-        newest = max(ids, default=0)
-        return cls(disk, folder, owner, lock, recovered, newest, waiting_bytes_max, salt)
+        return cls(disk, folder, owner, lock, recovered, ids, waiting_bytes_max, salt)
 
     async def sign(self, owner: Owner) -> None:
         """Say anew whose the directory is. Raises `DataError`."""
@@ -125,12 +125,11 @@ class Store:
         """
         kept = self._recovered.logs.pop(log_id, None)
         folder = log_folder(self._folder, log_id)
-        standing = Standing(Kept(), LogState(0, 0, 0, []), [])
-        if self._is_starting:
+        if log_id in self._former_ids:
             is_clean = self._recovered.clean
-            standing = find_log(
-                self._disk, folder, log_id, kept or standing.kept, is_clean, self.damages
-            )
+            standing = find_log(self._disk, folder, log_id, kept or Kept(), is_clean, self.damages)
+        else:
+            standing = Standing(Kept(), LogState(0, 0, 0, []), [])
         numbers = standing.segments
         for number in set(numbers) - standing.needed:
             self._disk.remove(segment_path(folder, number))
@@ -226,7 +225,7 @@ class Store:
         It stays, though, where there is damage: who knows what has not been read. Raises
         `DiskFailure`.
         """
-        self._is_starting = False
+        self._former_ids = frozenset()
         self._recovered.logs.clear()
         if self.damages:
             return

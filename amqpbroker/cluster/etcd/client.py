@@ -50,7 +50,8 @@ from amqpbroker.cluster.etcd.watch import EtcdWatch
 from amqpbroker.errors import LeaseNotFound, StoreRefused, StoreUnavailable
 from amqpbroker.world import Network
 
-_PAGE_ITEMS = 2000
+_PAGE_ITEMS = 8000
+"""Keys that are read at once, 30 ms of this node: for each page etcd looks at all that follow."""
 
 
 class EtcdClient(KeyValueStore):

@@ -42,17 +42,18 @@ _KINDS: dict[str, type[Definition]] = {
     "queue": QueueDefinition,
     "binding": BindingDefinition,
 }
-_NAMES = {kind: name for name, kind in _KINDS.items()}
+_NAMES = {
+    kind: (name, tuple(field.name for field in attrs.fields(kind))) for name, kind in _KINDS.items()
+}
+"""Of each type the name, and those of its fields."""
 
 
 def encode_change(change: Change) -> bytes:
     """A change as a line."""
     definition = change.definition
-    fields = attrs.asdict(definition, recurse=False)
-    text = json.dumps(
-        {change.act: {_NAMES[type(definition)]: plain(fields)}}, separators=(",", ":")
-    )
-    return text.encode() + b"\n"
+    name, names = _NAMES[type(definition)]
+    fields = {each: getattr(definition, each) for each in names}
+    return _encoder.encode({change.act: {name: fields}}).encode() + b"\n"
 
 
 def decode_change(line: bytes) -> Change:
@@ -86,6 +87,9 @@ def plain(value: Any) -> Any:
             return {"$decimal": str(value)}
         case _:
             return value
+
+
+_encoder = json.JSONEncoder(separators=(",", ":"), default=plain)
 
 
 def restored(there: dict[str, Any]) -> Any:

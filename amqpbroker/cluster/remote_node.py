@@ -5,7 +5,7 @@ node sees that the stream takes it, that messages for several of them travel onc
 answers.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -91,7 +91,7 @@ class RemoteNode:
         self._letter: _Letter | None = None
         self._number = 0
         self._known: frames.Origins = {}
-        self._counted: tuple[int, Iterator[RemoteQueue]] | None = None
+        self._refreshing: tuple[int, Iterator[RemoteQueue]] | None = None
         """The question for the numbers of all queues, and those that were not told yet."""
 
     @property
@@ -114,7 +114,7 @@ class RemoteNode:
         """The stream is broken."""
         self.link = None
         self._known.clear()
-        self._counted = None
+        self._refreshing = None
         spoken_of, self.spoken_of = self.spoken_of, {}
         questions, self.questions = self.questions, {}
         inquiries, self._inquiries = self._inquiries, {}
@@ -206,10 +206,10 @@ class RemoteNode:
     def _answer(self, answer: frames.Answer) -> None:
         inquiry = self._inquiries.get(answer.number)
         if inquiry is not None:
-            self._told(inquiry, answer)
+            self._take_rows(inquiry, answer)
             return
-        if self._counted is not None and answer.number == self._counted[0]:
-            self._note_numbers(answer, self._counted[1])
+        if self._refreshing is not None and answer.number == self._refreshing[0]:
+            self._note_numbers(answer, self._refreshing[1])
             return
         queue, asked = self._asked(answer.number)
         if isinstance(answer, frames.Failed):
@@ -238,28 +238,27 @@ class RemoteNode:
         """Whether a channel there waits for direct replies at ``address``."""
         if self.link is None:
             return False
-        number = self.next_number()
-        asked: Pending[int] = Pending()
-        found: Pending[bool] = Pending()
-        asked.then = lambda count: found.resolve(count > 0)
-        asked.otherwise = lambda _: found.resolve(False)
-        self.questions[number] = None, asked
-        question = frames.FindReply(number, address)
-        self.link.send(frames.QUESTION, frames.encode_control(question))
-        return found
+        return self._count(lambda number: frames.FindReply(number, address)).chain(bool)
 
     def count(self, what: str, name: str) -> Pending[int]:
         """How many connections or channels somebody has there; 0 when the stream breaks."""
+        return self._count(lambda number: frames.Count(number, what, name))
+
+    def _count(self, question: Callable[[int], frames.Question]) -> Pending[int]:
+        """Ask for a count that is no queue's; 0 when there is no answer."""
         number = self.next_number()
         asked: Pending[int] = Pending()
-        found: Pending[int] = Pending()
-        asked.then = found.resolve
-        asked.otherwise = lambda _: found.resolve(0)
+        counted: Pending[int] = Pending()
+        asked.then = counted.resolve
+        asked.otherwise = lambda _: counted.resolve(0)
         self.questions[number] = None, asked
+        self._say(question(number))
+        return counted
+
+    def _say(self, question: frames.Question) -> None:
+        """Send a question at once: it overtakes what queues have to say."""
         assert self.link is not None
-        question = frames.Count(number, what, name)
         self.link.send(frames.QUESTION, frames.encode_control(question))
-        return found
 
     # -- reports -------------------------------------------------------------------------------
 
@@ -271,11 +270,10 @@ class RemoteNode:
             return inquiry
         number = self.next_number()
         self._inquiries[number] = inquiry
-        question = frames.Report(number, what, dict(about))
-        self.link.send(frames.QUESTION, frames.encode_control(question))
+        self._say(frames.Report(number, what, dict(about)))
         return inquiry
 
-    def _told(self, inquiry: Inquiry, answer: frames.Answer) -> None:
+    def _take_rows(self, inquiry: Inquiry, answer: frames.Answer) -> None:
         if isinstance(answer, frames.Rows):
             inquiry.take(answer.rows, answer.is_last)
         else:
@@ -288,16 +286,15 @@ class RemoteNode:
     @property
     def is_refreshing(self) -> bool:
         """Whether not all numbers have come that were asked for."""
-        return self._counted is not None
+        return self._refreshing is not None
 
     def refresh(self) -> None:
         """Ask for the numbers of all queues."""
-        if self.link is None or self._counted is not None or not self.queues:
+        if self.link is None or self._refreshing is not None or not self.queues:
             return
         number = self.next_number()
-        self._counted = number, iter(list(self.queues.values()))
-        question = frames.Stat(number, list(self.queues), in_full=True)
-        self.link.send(frames.QUESTION, frames.encode_control(question))
+        self._refreshing = number, iter(list(self.queues.values()))
+        self._say(frames.Stat(number, list(self.queues), in_full=True))
 
     def _note_numbers(self, answer: frames.Answer, queues: "Iterator[RemoteQueue]") -> None:
         """The numbers of the next queues have come."""
@@ -307,4 +304,4 @@ class RemoteNode:
             if numbers is not None:
                 queue.numbers = numbers
         if answer.is_last:
-            self._counted = None
+            self._refreshing = None

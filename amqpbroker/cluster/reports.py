@@ -7,10 +7,9 @@ sends no more than the stream takes.
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Protocol
 
 from amqpbroker.cluster import queue_frames as frames
-from amqpbroker.cluster.attachment import ServedStream
+from amqpbroker.cluster.attachment import ServedStream, Turns
 from amqpbroker.cluster.wire import OUTBOX_BYTES_HIGH
 from amqpbroker.errors import AmqpError, InternalError
 from amqpbroker.queues.queue import Pending
@@ -79,13 +78,6 @@ class Tally(Pending[int]):
 
 def _nothing() -> None:
     """Nobody waits for news."""
-
-
-class Turns(Protocol):
-    """What is asked of the turns of the node."""
-
-    def resume(self, worker: "Telling") -> None:
-        """Call ``worker.work_off(work_max)`` when there is time."""
 
 
 class Telling:

@@ -44,11 +44,6 @@ class Serving(LinkUser):
     in use, or not empty), and returns the number of its ready messages.
     """
 
-    count: Callable[[str, str], int]
-    """How many connections or channels somebody has here; whoever knows sets it."""
-    report: Reporter
-    """Tells of what is not a queue; whoever can tell of it sets it."""
-
     def __init__(
         self,
         turns: Turns,
@@ -59,11 +54,13 @@ class Serving(LinkUser):
         """Who waits here for direct replies."""
         self.catch_up: Callable[[], Pending[None] | None] = lambda: None
         """Come to know all that was decided (`Coordinator.catch_up`)."""
+        self.count: Callable[[str, str], int] = lambda what, name: 0
+        """How many connections or channels somebody has here; whoever knows sets it."""
+        self.report: Reporter = _nothing_to_report
+        """Tells of what is not a queue; whoever can tell of it sets it."""
         self._turns = turns
         self._find = find
         self._delete = delete
-        self.count = lambda what, name: 0
-        self.report = _nothing_to_report
         self._streams: dict[Link, ServedStream] = {}
 
     def up(self, link: Link) -> None:
@@ -150,10 +147,10 @@ class Serving(LinkUser):
         answer.then, answer.otherwise = say, fail
         answer.follow(ask)
 
-    def _count(
+    def _ask_queue(
         self, stream: ServedStream, queue_id: int, number: int, ask: Callable[[Queue], Any]
     ) -> None:
-        """Answer a question about a queue that is here; the answer is a count, or nothing."""
+        """Ask a queue that is here, and say its answer, which is a count, or nothing."""
 
         def asked() -> Any:
             queue = stream.queue(queue_id)
@@ -183,7 +180,7 @@ class Serving(LinkUser):
             stream.consumers[consumer.number] = consumer
             return added
 
-        self._count(stream, asked.queue, asked.number, consume)
+        self._ask_queue(stream, asked.queue, asked.number, consume)
 
     def _cancel(self, stream: ServedStream, asked: frames.Cancel) -> None:
         consumer = stream.consumers.get(asked.consumer)
@@ -197,7 +194,7 @@ class Serving(LinkUser):
             del consumer.attachment.consumers[consumer]
             return queue.cancel(consumer)
 
-        self._count(stream, asked.queue, asked.number, cancel)
+        self._ask_queue(stream, asked.queue, asked.number, cancel)
 
     def _get(self, stream: ServedStream, asked: frames.Get) -> None:
         attachment = stream.attachment(asked.queue)
@@ -220,28 +217,28 @@ class Serving(LinkUser):
         self._answer(stream, asked.number, get, say)
 
     def _purge(self, stream: ServedStream, asked: frames.Purge) -> None:
-        self._count(stream, asked.queue, asked.number, lambda queue: queue.purge())
+        self._ask_queue(stream, asked.queue, asked.number, lambda queue: queue.purge())
 
     def _delete_queue(self, stream: ServedStream, asked: frames.Delete) -> None:
         def delete(queue: Queue) -> int | Pending[int]:
             return self._delete(queue.definition, asked.if_unused, asked.if_empty)
 
-        self._count(stream, asked.queue, asked.number, delete)
+        self._ask_queue(stream, asked.queue, asked.number, delete)
 
     def _stat(self, stream: ServedStream, asked: frames.Stat) -> None:
         if asked.in_full:
-            self._turns.resume(Telling(stream, self._turns, self._all_numbers(asked)))
+            self._turns.resume(Telling(stream, self._turns, self._numbers_in_full(asked)))
             return
         queues = map(self._find, asked.queues)
         numbers = [None if queue is None else _numbers(queue) for queue in queues]
         answer = frames.Numbers(asked.number, numbers)
         stream.send(frames.ANSWER, frames.encode_control(answer))
 
-    def _all_numbers(self, asked: frames.Stat) -> Iterator[frames.Answer | None]:
+    def _numbers_in_full(self, asked: frames.Stat) -> Iterator[frames.Answer | None]:
         part: list[frames.QueueNumbers | None] = []
         for queue_id in asked.queues:
             queue = self._find(queue_id)
-            part.append(None if queue is None else _all_numbers(queue))
+            part.append(None if queue is None else _in_full(queue))
             if len(part) < ROWS_AT_ONCE:
                 yield None
             else:
@@ -253,7 +250,7 @@ class Serving(LinkUser):
         done = frames.Done(asked.number, int(self.reply_address(asked.address) is not None))
         stream.send(frames.ANSWER, frames.encode_control(done))
 
-    def _count_held(self, stream: ServedStream, asked: frames.Count) -> None:
+    def _count_clients(self, stream: ServedStream, asked: frames.Count) -> None:
         done = frames.Done(asked.number, self.count(asked.what, asked.name))
         stream.send(frames.ANSWER, frames.encode_control(done))
 
@@ -278,7 +275,7 @@ def _numbers(queue: Queue) -> frames.QueueNumbers:
     return frames.QueueNumbers(stat.ready, stat.unsettled, stat.consumers)
 
 
-def _all_numbers(queue: Queue) -> frames.QueueNumbers:
+def _in_full(queue: Queue) -> frames.QueueNumbers:
     stat = queue.glance()
     counts, sizes = attrs.astuple(queue.counts), attrs.astuple(queue.sizes())
     return frames.QueueNumbers(
@@ -294,7 +291,7 @@ _ACTS: dict[type, Callable[[Serving, ServedStream, Any], None]] = {
     frames.Delete: Serving._delete_queue,
     frames.Stat: Serving._stat,
     frames.FindReply: Serving._find_reply,
-    frames.Count: Serving._count_held,
+    frames.Count: Serving._count_clients,
     frames.Touch: Serving._touch,
     frames.Leave: Serving._leave,
     frames.Report: Serving._report,

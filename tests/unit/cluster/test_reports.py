@@ -145,7 +145,7 @@ def test_numbers_are_asked_for_anew_on_another_stream(holder: Holder, asker: Ask
 def test_other_answers_than_numbers_end_the_stream(holder: Holder, asker: Asker) -> None:
     asker.open(QueueDefinition("/", "q", log_id=1))
     asker.queues.refresh()
-    [number] = [node._counted[0] for node in asker.queues.nodes.values() if node._counted]
+    [number] = [node._refreshing[0] for node in asker.queues.nodes.values() if node._refreshing]
     answer = frames.encode_control(frames.Done(number, 0))
     asker.stream.serving.send(frames.ANSWER, answer)
     with pytest.raises(LinkFault, match="no numbers"):

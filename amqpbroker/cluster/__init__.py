@@ -6,9 +6,9 @@ cluster (`shared`) makes them `deeds` for the store that all nodes share (`etcd`
 `schema`), and the `feed` brings them back, in one order for all. `upload` begins a cluster with
 what a node has.
 
-**Who is there.** `members` are the records of nodes, `membership` keeps that of this one.
-`deaths` knows of ends before leases do, `leavings` clears up after them, `placement` says which
-node leads a new queue.
+**Who is there.** `members` are the records of nodes, `membership` keeps that of this one, the
+`roster` knows the others. `deaths` knows of ends before leases do, `leavings` clears up after them,
+`placement` says which node leads a new queue.
 
 **Ways between nodes.** Every node dials every other: it asks on the streams that it has dialled,
 and answers on those that it was dialled on. `wire` has the frames and what the users of a stream

@@ -1,9 +1,14 @@
-"""A node's part in its cluster: what it knows, whom it is linked with, what it tells of itself."""
+"""A node's part in its cluster: what it knows, whom it is linked with, what it tells of itself.
+
+Everything here is put together from the room `cluster`, and tied to the node's broker: the feed
+has the broker carry out what the store says, the broker asks the coordinator for changes, and other
+nodes are served with the broker's queues. Little is decided here: what is waited for when the node
+begins and ends, and what is cleared up while it runs.
+"""
 
 import logging
 from collections import deque
 from collections.abc import Iterable
-from typing import TypeVar
 
 import attrs
 import trio
@@ -16,19 +21,13 @@ from amqpbroker.cluster.etcd.contract import KeyValueStore
 from amqpbroker.cluster.feed import Feed
 from amqpbroker.cluster.hello import Identity
 from amqpbroker.cluster.leavings import Leavings
-from amqpbroker.cluster.links import Address, Links
-from amqpbroker.cluster.members import (
-    INCARNATION,
-    MEMBER,
-    ClusterStatus,
-    Incarnation,
-    Member,
-    decode,
-)
+from amqpbroker.cluster.links import Links
+from amqpbroker.cluster.members import ClusterStatus, Member
 from amqpbroker.cluster.membership import Membership
 from amqpbroker.cluster.placement import choose_locator, place
 from amqpbroker.cluster.records import encode_change
 from amqpbroker.cluster.reports import Reporter
+from amqpbroker.cluster.roster import Roster
 from amqpbroker.cluster.schema import Schema
 from amqpbroker.cluster.serving import Serving
 from amqpbroker.cluster.shared import SharedCoordinator
@@ -44,8 +43,6 @@ from amqpbroker.queues.queue import Pending, when_all
 from amqpbroker.server.config import Config
 from amqpbroker.server.keeping import Keeping
 from amqpbroker.world import Listener, Network, World
-
-Record = TypeVar("Record", Member, Incarnation)
 
 log = logging.getLogger(__name__)
 
@@ -84,16 +81,9 @@ class Clustering:
         self._keeping = keeping
         self._broker = broker
         self._queues = queues
-        self._running: dict[str, Member] = {}
-        self._nodes: dict[str, None] = {}
-        self._addresses: dict[str, Address] = {}
         self._unclaimed: deque[tuple[float, QueueDefinition]] = deque()
         self._feed = Feed(Schema(config.cluster_name), self._apply)
         self._feed.cluster_id = membership.cluster_id
-        self._feed.listeners = {
-            MEMBER: self._see_member,
-            INCARNATION: self._see_incarnation,
-        }
         incarnation = membership.incarnation
         self._coordinator = SharedCoordinator(
             store, self._feed, config.name, incarnation, world.clock, world.random
@@ -116,9 +106,18 @@ class Clustering:
         self.deaths = Deaths(store, self._feed.schema)
         """Knows of nodes that have ended before their leases do, and tells who listens."""
         self.deaths.listeners.append(self._leavings.over)
+        self._roster = Roster(
+            config.name,
+            self._feed,
+            world.clock,
+            self._links,
+            self.deaths,
+            self._leavings,
+            membership,
+        )
         if config.link_refused_means_dead:
-            self._links.on_refused = self._see_refusal
-        self._links.on_later_life = self._see_life
+            self._links.on_refused = self._roster.see_refusal
+        self._links.on_later_life = self._roster.see_life
         self._tasks = trio.CancelScope()
 
     # -- beginning and ending ------------------------------------------------------------------
@@ -133,10 +132,10 @@ class Clustering:
         self._check_kept()
         self._keeping.clear_up(self._own_queues())
         await _answered(self._leavings.of_earlier_lives())
-        if self._leavings.has_transient_exchanges and not self._running:
+        if self._leavings.has_transient_exchanges and not self._roster.running:
             # Perhaps all leases have ended, and the others are about to register again.
             await trio.sleep(self._leavings.settle_s)
-            if not self._running:
+            if not self._roster.running:
                 await _answered(self._leavings.of_all())
 
     def _check_kept(self) -> None:
@@ -168,7 +167,7 @@ class Clustering:
             )
         )
         with trio.move_on_after(_LINKED_S_MAX):
-            while not self._is_linked():  # noqa: ASYNC110 - for a moment, at the start
+            while not self._roster.is_linked_with_all:  # noqa: ASYNC110 - for a moment, at the start
                 await trio.sleep(_LOOK_S)
 
     async def _run(self, listener: Listener) -> None:
@@ -181,13 +180,6 @@ class Clustering:
                     nursery.start_soon(self._collect)
             finally:
                 listener.close()
-
-    def _is_linked(self) -> bool:
-        """Whether this node is known to be up, and linked with all that are."""
-        own = self._config.name
-        return own in self._running and all(
-            self._links.are_up(node) for node in self._running if node != own
-        )
 
     async def leave(self) -> None:
         """Have nothing left that ends with this node, and tell everybody that it goes.
@@ -204,14 +196,14 @@ class Clustering:
         """Delete what nodes have left that ended without a word."""
         while True:
             await trio.sleep(_COLLECT_S)
-            is_first = self._config.name == min(self._running, default="")
+            is_first = self._roster.is_first
             if self.membership.is_store_away:
                 self._leavings.settle(self._world.clock.monotonic_s())
                 continue
             self._drop_unclaimed()
             if is_first:
-                linked = {node for node in self._nodes if self._links.to(node).is_up}
-                self._leavings.collect(self._world.clock.monotonic_s(), self._running, linked)
+                now_s = self._world.clock.monotonic_s()
+                self._leavings.collect(now_s, self._roster.running, self._roster.linked)
 
     def answer_by(self, report: Reporter) -> None:
         """Answer the reports that other nodes ask for with what ``report`` makes."""
@@ -273,13 +265,13 @@ class Clustering:
         policy = self._broker.vhosts[queue.vhost].policies.of_queue(queue).definition
         settings = (config.queue_master_locator, config.queue_leader_locator)
         locator = choose_locator(queue.arguments, policy, settings)
-        running = [node for node, member in self._running.items() if not member.maintenance]
+        running = [node for node, member in self._roster.running.items() if not member.maintenance]
         return place(locator, config.name, running, self._queues.leaders, self._world.random)
 
     def _incarnation_of(self, node: str) -> int:
         """In which of its lives a node is; this one may not be announced yet."""
         own = node == self._config.name
-        return self.membership.incarnation if own else self._running[node].inc
+        return self.membership.incarnation if own else self._roster.running[node].inc
 
     def _delete_queue(
         self, queue: QueueDefinition, if_unused: bool, if_empty: bool
@@ -297,57 +289,7 @@ class Clustering:
             self._broker.deadlines.at(now_s + _COUNTED_S_MAX, lambda _: tally.end())
         return tally
 
-    # -- who is there --------------------------------------------------------------------------
-
-    def _see_member(self, names: list[str], value: bytes | None) -> None:
-        """A node has come up or gone, or tells something else of itself."""
-        [node] = names
-        key = self._feed.schema.path(MEMBER, node)
-        member = None if value is None else self._decoded(key, value, Member)
-        self._leavings.gone(node, self._world.clock.monotonic_s())
-        if member is None:
-            self._running.pop(node, None)
-        else:
-            self._running[node] = member
-            self.deaths.lives(node, member.inc, self._feed.modified(key))
-            host, port = member.link_address
-            self._addresses[node] = Address(host, port, member.inc)
-            self._links.set_members(self._addresses)
-        if node == self._config.name:
-            self.membership.see(member)
-
-    def _see_incarnation(self, names: list[str], value: bytes | None) -> None:
-        """A node belongs to the cluster, or does not any more."""
-        [node] = names
-        key = self._feed.schema.path(INCARNATION, node)
-        found = None if value is None else self._decoded(key, value, Incarnation)
-        if found is not None and found.uuid:
-            self._nodes[node] = None
-            self._leavings.gone(node, self._world.clock.monotonic_s())
-            self._see_life(node, found.inc)
-        else:
-            self._nodes.pop(node, None)
-            if self._addresses.pop(node, None) is not None:
-                # Its links end here only: what it has said last is where a node is looked for,
-                # even while its lease has ended, for the store may have been away.
-                self._links.set_members(self._addresses)
-
-    def _see_life(self, node: str, incarnation: int) -> None:
-        """A node is in this life: those that are known of it are over, if they are earlier."""
-        known = self._addresses.get(node)
-        if known is not None and known.incarnation < incarnation:
-            self.deaths.report(node, incarnation - 1, f"incarnation {incarnation} has begun")
-
-    def _see_refusal(self, node: str, incarnation: int) -> None:
-        """A node refuses connections where it was found in that life."""
-        self.deaths.report(node, incarnation, "it refuses connections where it was linked")
-
-    def _decoded(self, key: bytes, value: bytes, kind: type[Record]) -> Record | None:
-        try:
-            return decode(key, value, kind)
-        except DataError as error:
-            log.error("%s", error)  # noqa: TRY400 - it is all in the text
-            return None
+    # -- what is told --------------------------------------------------------------------------
 
     def _others_revision(self) -> int | None:
         return min(self._links.revisions.values(), default=None)
@@ -359,13 +301,7 @@ class Clustering:
     @property
     def alarms(self) -> set[str]:
         """What runs low on other nodes."""
-        own = self._config.name
-        return {
-            alarm
-            for node, member in self._running.items()
-            if node != own
-            for alarm in member.alarms
-        }
+        return self._roster.alarms
 
     def tell_alarms(self, alarms: Iterable[str]) -> None:
         """Tell the others what runs low here."""
@@ -376,9 +312,9 @@ class Clustering:
         return ClusterStatus(
             self._config.cluster_name,
             self.membership.cluster_id,
-            tuple(sorted(self._nodes)),
-            dict(sorted(self._running.items())),
-            tuple(sorted(node for node in self._nodes if self._links.to(node).is_up)),
+            tuple(sorted(self._roster.nodes)),
+            dict(sorted(self._roster.running.items())),
+            tuple(sorted(self._roster.linked)),
             # It asks all the time, the coordinator when it must.
             self.membership.is_store_away or self._coordinator.has_lost_cluster,
         )

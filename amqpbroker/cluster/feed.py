@@ -28,6 +28,7 @@ from amqpbroker.definitions import (
     ParameterDefinition,
     PolicyDefinition,
     QueueDefinition,
+    UserDefinition,
     VHostDefinition,
     delete,
     put,
@@ -111,13 +112,33 @@ class Feed:
         self._check_cluster(None if meta is None else meta.value)
         for key, known in list(self._known.items()):
             item = there.get(key)
-            if item is None or item.create_revision != known.create_revision:
+            if item is None or not (
+                item.create_revision == known.create_revision or self._is_the_same(item, known)
+            ):
                 self._delete(key)
         for item in sorted(there.values(), key=self._rank):
             known_already = self._known.get(item.key)
             if known_already is None or known_already.mod_revision != item.mod_revision:
                 self._put(item.key, item.value, item.create_revision, item.mod_revision)
         self.revision = revision
+
+    def _is_the_same(self, item: KeyValue, known: _Known) -> bool:
+        """Whether it has only been written anew, and all that hangs on it tells of itself.
+
+        A queue has its messages as long as it has its id: that is given once.
+        """
+        before = known.definition
+        if isinstance(before, VHostDefinition | UserDefinition):
+            return True
+        try:
+            found = self.schema.definition(item.key, item.value)
+        except DefinitionError:
+            return False
+        return (
+            isinstance(found, QueueDefinition)
+            and isinstance(before, QueueDefinition)
+            and found.log_id == before.log_id
+        )
 
     @property
     def _meta(self) -> bytes:
@@ -127,8 +148,8 @@ class Feed:
         """See that this is what the store says of the cluster. Raises `StoreLost`."""
         if self.cluster_id and (value is None or self.cluster_id.encode() not in value):
             raise StoreLost(
-                f"it knows nothing of the cluster {self.cluster_id} any more: restore it from a"
-                " backup; until then this node goes on with what it knows"
+                f"it knows nothing of the cluster {self.cluster_id} any more: restore etcd from a"
+                " snapshot; until then this node goes on with what it knows"
             )
 
     def _rank(self, item: KeyValue) -> tuple[int, int]:
@@ -219,7 +240,7 @@ class Feed:
                 if found in self.catalog:
                     return None
                 self._check_vhost(key, found.vhost)
-                if found.log_id in self._queues:
+                if self._queues.get(found.log_id, key) != key:
                     raise DefinitionError(f"{key!r} has the id of {self._queues[found.log_id]!r}")
                 return found
             case ExchangeDefinition():

@@ -5,6 +5,7 @@ import logging
 import random
 from typing import Any
 
+import attrs
 import pytest
 
 from amqpbroker.broker.broker import Broker
@@ -195,7 +196,12 @@ def test_a_store_that_has_lost_the_cluster_has_deleted_nothing() -> None:
         node.put(META, b'{"cluster_id": "another"}')
     assert node.names == {"/", "q", "", "ann"}
 
+    queue = node.broker.vhosts["/"].queues["q"]
+    again = [attrs.evolve(each, create_revision=40, mod_revision=40) for each in everything]
+    node.feed.load(again, 45)
+    assert node.broker.vhosts["/"].queues["q"] is queue, "it has its messages"
     node.feed.load(everything, 50)
+    assert node.broker.vhosts["/"].queues["q"] is queue
 
     assert node.names == {"/", "q", "", "ann"}
     assert node.feed.revision == 50

@@ -11,7 +11,7 @@ from amqpbroker.broker.channel import Channel
 from amqpbroker.broker.session import Ends, Session
 from amqpbroker.broker.vhost import VHost
 from amqpbroker.definitions import UserDefinition
-from amqpbroker.errors import InternalError
+from amqpbroker.errors import DiskFailure
 from amqpbroker.protocol.connection import Connection, State
 from amqpbroker.protocol.content import encode_address, encode_content
 from amqpbroker.protocol.events import Publish, PublishMethod
@@ -37,14 +37,19 @@ class _ConfirmedChannel(Channel):
     def refuse(self, sequence: int, multiple: bool) -> None:
         self._settle_message(False)
 
-    def close(self) -> int:
-        if self.is_confirmed is None:
-            self.taken.fail(InternalError("the message was refused"))
-        return super().close()
-
     def _settle_message(self, is_safe: bool) -> None:
         self.is_confirmed = is_safe
         self.taken.resolve(is_safe)
+
+
+class _InnerSession(Session):
+    """A session that nobody is told of; what goes wrong later is the answer."""
+
+    def _answer_fault(self, channel: Channel | None, index: int, error: Exception) -> None:
+        if isinstance(error, DiskFailure):
+            raise error
+        assert isinstance(channel, _ConfirmedChannel), channel
+        channel.taken.fail(error)
 
 
 class InnerPublisher:
@@ -55,7 +60,7 @@ class InnerPublisher:
     ) -> None:
         connection = Connection(broker.limits.wire, {}, broker.world.clock.monotonic_s())
         connection.state = State.RUNNING
-        self._session = Session(broker, connection, ends, _nothing, _nothing)
+        self._session = _InnerSession(broker, connection, ends, _nothing, _nothing)
         self._session.user, self._session.vhost, self._session.access = user, vhost, access
         self._channel = _ConfirmedChannel(self._session)
         self._session.channels[_CHANNEL] = self._channel

@@ -10,6 +10,10 @@ import trio.testing
 from pamqp import commands
 from pamqp.base import Frame
 
+from amqpbroker.broker.inner import InnerPublisher
+from amqpbroker.broker.session import Ends
+from amqpbroker.errors import NotFound
+from amqpbroker.queues.queue import Pending
 from amqpbroker.testing.peer import Peer
 from amqpbroker.testing.sim_etcd import SimEtcd
 from amqpbroker.testing.world import SimClock
@@ -183,3 +187,29 @@ async def test_without_the_store_what_is_known_here_has_to_do(etcd: SimEtcd) -> 
         etcd.resume()
         await settle(peer, s=10)
         assert not members[1].coordinator.is_away
+
+
+async def test_who_publishes_over_http_waits_too(etcd: SimEtcd) -> None:
+    async with slow_cluster(etcd) as members:
+        broker = members[1].broker
+        name = await unheard_of(members[0].peer(), members[1])
+        user, vhost = broker.users["guest"], broker.vhosts["/"]
+
+        async def publish(exchange: str, routing_key: str) -> tuple[object, bool]:
+            """What it was answered, and whether some queue has the message."""
+            access = broker.access(user, "/")
+            publisher = InnerPublisher(broker, vhost, user, access, Ends(("here", 0), ("", 0)))
+            answers: list[object] = []
+            safe = publisher.publish(exchange, routing_key, basic.Properties(), b"1")
+            assert isinstance(safe, Pending)
+            safe.then, safe.otherwise = answers.append, answers.append
+            await trio.sleep(5)
+            is_routed = not answers or publisher.is_routed
+            publisher.close()
+            return answers[0], is_routed
+
+        assert await publish("", name) == (True, True)
+        assert await publish("", "nobody") == (True, False)
+        answer, _ = await publish("none", name)
+        assert isinstance(answer, NotFound)
+        assert bodies(members[1], name) == [b"1"]

@@ -19,8 +19,8 @@ of them.
 `remote_node` for each other node, with a `remote_queue` for each queue there, whose consumers
 (`remote_consumers`) tell how much they take; `remote_reply` is for direct replies. At the end that
 leads the queue, `serving` does what is asked, with an `attachment` for each queue that a stream
-speaks of. `cluster_queues` opens a queue as the one or the other. `reports` are what nodes tell
-each other beside queues.
+speaks of, and `link_consumers`. `cluster_queues` opens a queue as the one or the other. `reports`
+are what nodes tell each other beside queues.
 
 **Mirrors.** `leaders` and `mirrors` are the two ends of a queue's replication, for all queues of a
 node, over the same streams; `replica_frames` is what they say.

@@ -6,21 +6,20 @@ published, and has to be told of; what it was given, and has not settled. Its co
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import groupby
 from typing import Any, Protocol
 
 import attrs
 
 from amqpbroker.cluster import queue_frames as frames
-from amqpbroker.cluster.wire import OUTBOX_BYTES_HIGH, Link
+from amqpbroker.cluster.link_consumers import LinkConsumer, Purse
+from amqpbroker.cluster.wire import Link
 from amqpbroker.errors import LinkFault
 from amqpbroker.message import Batch
-from amqpbroker.queues.queue import Consumer, Outcome, Pending, Queue
+from amqpbroker.queues.queue import Outcome, Pending, Queue
 from amqpbroker.storage.index_set import IndexSet
 
-_FRAME_BYTES_MAX = 1 << 20
-"""Messages of more octets are sent as several deliveries."""
 _RETURNED_AT_ONCE = 1024
 """Messages of another node that is gone which go back to their queue before anything else does."""
 
@@ -40,130 +39,6 @@ class Resuming(Protocol):
 
     def resume(self) -> None:
         """There is."""
-
-
-@attrs.define(eq=False)
-class _Purse:
-    """What several consumers of another node may be sent together."""
-
-    number: int
-    limit: int = 0
-    sent: int = 0
-    consumers: dict["LinkConsumer", None] = attrs.Factory(dict)
-
-
-class LinkConsumer(Consumer):
-    """A consumer on another node: it is sent as many messages and octets as that allows."""
-
-    def __init__(self, attachment: "Attachment", asked: frames.Consume) -> None:
-        self.no_ack = asked.no_ack
-        self.exclusive = asked.exclusive
-        self.priority = asked.priority
-        self.number = asked.consumer
-        self.attachment = attachment
-        self._purse: _Purse | None = None
-        self._limit = frames.Limit(0, 0, 0, 0)
-        self._sent = 0
-        self._sent_bytes = 0
-        self._is_parked = False
-        self.allow(frames.Limit(*asked.limit))
-
-    @property
-    def purse(self) -> "_Purse | None":
-        return self._purse
-
-    @property
-    def credit(self) -> int:
-        limit, purse = self._limit, self._purse
-        credit = limit.messages - self._sent
-        if purse is not None:
-            credit = min(credit, purse.limit - purse.sent)
-        if (
-            credit <= 0
-            or self._sent_bytes >= limit.octets
-            or self.attachment.stream.link.outbox_bytes > OUTBOX_BYTES_HIGH
-        ):
-            return 0
-        return credit
-
-    def allow(self, limit: frames.Limit) -> None:
-        """So much it, and all who share its purse, may be sent in all."""
-        self._limit = limit
-        if limit.purse != (0 if self._purse is None else self._purse.number):
-            self.drop_purse()
-            if limit.purse:
-                self._purse = self.attachment.stream.purse(limit.purse)
-                self._purse.consumers[self] = None
-        if self._purse is None:
-            self.resume()
-        else:
-            self._purse.limit = limit.purse_messages
-            for consumer in list(self._purse.consumers):
-                consumer.resume()
-
-    def drop_purse(self) -> None:
-        """Share credit with nobody any more."""
-        purse, self._purse = self._purse, None
-        if purse is not None:
-            del purse.consumers[self]
-            if not purse.consumers:
-                del self.attachment.stream.purses[purse.number]
-
-    def resume(self) -> None:
-        """Go on if there is credit, and the queue has passed it over."""
-        if not self._is_parked:
-            return
-        queue = self.attachment.queue
-        if queue is not None and self.credit > 0:
-            self._is_parked = False
-            queue.resume(self)
-        else:
-            self.park()  # Perhaps for another reason than before.
-
-    def deliver(self, queue: Queue, indexes: range, batch: Batch, redelivered: bool) -> None:
-        self._sent += len(indexes)
-        size = sum(map(len, batch.raws))
-        self._sent_bytes += size
-        if not self.no_ack:
-            self.attachment.held.add(indexes)
-        if self._purse is not None:
-            self._purse.sent += len(indexes)
-            del self._purse.consumers[self]  # Next time, the others come first.
-            self._purse.consumers[self] = None
-        if size <= _FRAME_BYTES_MAX:
-            self._send(indexes, batch, redelivered)
-        else:
-            for part in _parts(batch.raws):
-                some = Batch(batch.origins[part], batch.raws[part])
-                self._send(indexes[part], some, redelivered)
-
-    def _send(self, indexes: range, batch: Batch, redelivered: bool) -> None:
-        account = 0 if self._purse is None else self._purse.number
-        self.attachment.stream.send(
-            frames.DELIVER,
-            frames.encode_deliver(self.number, account, indexes, batch, redelivered),
-        )
-
-    def park(self) -> None:
-        self._is_parked = True
-        attachment = self.attachment
-        if attachment.stream.link.outbox_bytes > OUTBOX_BYTES_HIGH:
-            attachment.stream.congested[self] = None
-
-    def cancelled(self) -> None:
-        self.attachment.consumers.pop(self, None)
-        self.attachment.stream.forget(self)
-
-
-def _parts(raws: list[bytes]) -> Iterator[slice]:
-    """Where to cut messages, so that the parts, of at least one, are not too big for a frame."""
-    start = size = 0
-    for place, raw in enumerate(raws):
-        size += len(raw)
-        if size > _FRAME_BYTES_MAX and place > start:
-            yield slice(start, place)
-            start, size = place, len(raw)
-    yield slice(start, len(raws))
 
 
 class Attachment:
@@ -282,7 +157,7 @@ class ServedStream:
         self.consumers: dict[int, LinkConsumer] = {}
         self.congested: dict[Resuming, None] = {}
         """Who waits for room on the stream."""
-        self.purses: dict[int, _Purse] = {}
+        self.purses: dict[int, Purse] = {}
         self.known: frames.Origins = {}
         self._confirming: dict[Attachment, None] = {}
         self._find = find
@@ -372,11 +247,11 @@ class ServedStream:
         queue = self.attachment(queue_id).queue
         return None if queue is None or queue.version else queue
 
-    def purse(self, number: int) -> _Purse:
+    def purse(self, number: int) -> Purse:
         """What consumers share, who say that it has this number."""
         purse = self.purses.get(number)
         if purse is None:
-            purse = self.purses[number] = _Purse(number)
+            purse = self.purses[number] = Purse(number)
         return purse
 
     def forget(self, consumer: LinkConsumer) -> None:

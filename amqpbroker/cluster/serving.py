@@ -14,7 +14,8 @@ from typing import Any
 import attrs
 
 from amqpbroker.cluster import queue_frames as frames
-from amqpbroker.cluster.attachment import Attachment, LinkConsumer, ServedStream, Turns
+from amqpbroker.cluster.attachment import Attachment, ServedStream, Turns
+from amqpbroker.cluster.link_consumers import LinkConsumer
 from amqpbroker.cluster.reports import ROWS_AT_ONCE, Reporter, Telling, answers_of
 from amqpbroker.cluster.wire import Link, LinkUser
 from amqpbroker.definitions import QueueDefinition

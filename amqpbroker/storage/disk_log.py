@@ -16,11 +16,8 @@ log stands elsewhere.
 """
 
 import logging
-from abc import ABC, abstractmethod
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable, Iterable, Iterator
-
-import attrs
 
 from amqpbroker.message import Batch, Origin, Traits
 from amqpbroker.storage.chunks import (
@@ -42,6 +39,7 @@ from amqpbroker.storage.chunks import (
 from amqpbroker.storage.faults import Damage
 from amqpbroker.storage.format import FormatError, Image, encode_packed_image
 from amqpbroker.storage.index_set import IndexSet
+from amqpbroker.storage.journal import Journal, Waiting
 from amqpbroker.storage.log import READ_BYTES_MAX, Followers, MemoryLog
 from amqpbroker.storage.log_state import ChunkState, LogState
 from amqpbroker.storage.segments import Place, Segments
@@ -59,58 +57,6 @@ log = logging.getLogger(__name__)
 
 _UNKNOWN = Origin("", "", b"\0\0", 0, 0, Traits(persistent=True))
 """Of messages that are damaged."""
-
-
-class Journal(ABC):
-    """What a log tells of its persistent messages, to have it kept."""
-
-    @abstractmethod
-    def messages(self, log: "DiskLog", first: int, origin: Origin, raws: list[bytes]) -> None:
-        """A run was appended from index ``first`` on; `DiskLog.synced` tells when it is kept."""
-
-    @abstractmethod
-    def filled(
-        self,
-        log: "DiskLog",
-        first: int,
-        origins: list[Origin],
-        raws: list[bytes],
-    ) -> None:
-        """A run from index ``first`` on was put into its places, below the end of the log.
-
-        Messages may have been there before, and been settled.
-        """
-
-    @abstractmethod
-    def when_kept(self, log: "DiskLog", call: Callable[[], None]) -> None:
-        """Call once all messages are kept of which the log has told so far."""
-
-    @abstractmethod
-    def settled(self, log: "DiskLog", indexes: range) -> None:
-        """Messages are gone."""
-
-    @abstractmethod
-    def forget(self, log: "DiskLog") -> None:
-        """The log is deleted: nothing that it has told matters any more.
-
-        `DiskLog.erase` is called when that is kept.
-        """
-
-
-@attrs.define
-class Waiting:
-    """What chunks that wait in memory occupy, over all logs of a node."""
-
-    bytes_max: int
-    damages: list[Damage] = attrs.Factory(list)
-    """What logs have found to be damaged."""
-    bytes: int = 0
-    is_full: bool = False
-    """Whether the disk had no room for a chunk."""
-    short: dict["DiskLog", None] = attrs.Factory(dict)
-    """Logs with chunks in memory that ought to lie in segments: `DiskLog.relieve` tries again."""
-    on_short: Callable[[], None] = attrs.field(default=lambda: None)
-    """Called when a log comes to be short of room."""
 
 
 class DiskLog(MemoryLog):

@@ -7,9 +7,10 @@ from weakref import WeakValueDictionary
 from amqpbroker.errors import DataError
 from amqpbroker.storage import directory
 from amqpbroker.storage.directory import Owner
-from amqpbroker.storage.disk_log import DiskLog, Waiting
+from amqpbroker.storage.disk_log import DiskLog
 from amqpbroker.storage.faults import Damage, must_work
 from amqpbroker.storage.format import FormatError
+from amqpbroker.storage.journal import Waiting
 from amqpbroker.storage.log_state import LogState
 from amqpbroker.storage.recovery import Kept, Recovered, recover
 from amqpbroker.storage.segments import (

@@ -21,7 +21,7 @@ from itertools import accumulate, islice
 import attrs
 
 from amqpbroker.message import Origin
-from amqpbroker.storage.disk_log import DiskLog, Journal
+from amqpbroker.storage.disk_log import DiskLog
 from amqpbroker.storage.faults import is_full
 from amqpbroker.storage.format import (
     DirectoryEntry,
@@ -32,6 +32,7 @@ from amqpbroker.storage.format import (
     encode_ranges,
     encode_record,
 )
+from amqpbroker.storage.journal import Journal
 from amqpbroker.storage.log_state import LogState
 from amqpbroker.world import Disk, File
 

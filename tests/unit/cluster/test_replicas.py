@@ -13,7 +13,8 @@ from amqpbroker.message import Origin
 from amqpbroker.replication.leader import PAGE_MAX, Leader
 from amqpbroker.replication.leadership import Leadership, first_index
 from amqpbroker.replication.mirror import Mirror
-from amqpbroker.storage.disk_log import DiskLog, Waiting
+from amqpbroker.storage.disk_log import DiskLog
+from amqpbroker.storage.journal import Waiting
 from amqpbroker.storage.segments import Segments
 from amqpbroker.testing.fakes import FakeClock, fake_origin, numbered
 from amqpbroker.testing.links import Loopback

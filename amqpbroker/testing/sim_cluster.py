@@ -63,7 +63,8 @@ class SimMachine:
         self._stopping = trio.Event()
         self._ended = trio.Event()
         self._ended.set()
-        self._is_killed = False
+        self.is_killed = False
+        """Whether it was killed since it last began."""
         self._lives = 0
 
     @property
@@ -85,7 +86,7 @@ class SimMachine:
         self.disk.restart()
         self._lives += 1
         self.store = self._etcd.client()
-        self._scope, self._is_killed = trio.CancelScope(), False
+        self._scope, self.is_killed = trio.CancelScope(), False
         self._stopping, self._ended = trio.Event(), trio.Event()
 
     async def run(self, task_status: trio.TaskStatus[None]) -> None:
@@ -100,7 +101,7 @@ class SimMachine:
                     task_status.started()
                     await self._stopping.wait()
         except* (SimCrash, DiskFailure):
-            if not self._is_killed:
+            if not self.is_killed:
                 raise
         except* (ConfigError, DataError) as group:
             raise _first(group) from None
@@ -115,7 +116,7 @@ class SimMachine:
 
     def kill(self, others: list[str]) -> None:
         """Kill the node: what was not synced is lost."""
-        self._is_killed = True
+        self.is_killed = True
         if self.store is not None:
             self.store.cut()
         for host in others:
@@ -174,7 +175,7 @@ class SimCluster(Running):
         except (ConfigError, DataError):
             raise
         except RuntimeError:
-            if machine.is_up() or not machine._is_killed:
+            if machine.is_up() or not machine.is_killed:
                 raise  # Else it was killed before it was up.
 
     async def stop(self, number: int) -> None:
@@ -213,7 +214,7 @@ class SimCluster(Running):
         self.sim.network.heal()
         self.etcd.resume()
         for machine in self.machines:
-            if machine.store is not None and not machine._is_killed:
+            if machine.store is not None and not machine.is_killed:
                 machine.store.heal()
 
 

@@ -13,6 +13,7 @@ another. Then nothing is believed of it.
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from sys import intern
 
 import attrs
 
@@ -235,7 +236,7 @@ class Feed:
                 return binding if is_valid and binding not in self.catalog else None
             case QueueDefinition():
                 leadership = self._leaderships.get(found.log_id)
-                node = "" if leadership is None else leadership.node
+                node = "" if leadership is None else intern(leadership.node)
                 found = attrs.evolve(found, leader=node)
                 if found in self.catalog:
                     return None

@@ -47,6 +47,8 @@ from amqpbroker.replication.leadership import Leadership
 
 _HASH_DIGITS = 16
 _SHOWN_BYTES_MAX = 200
+_LEADERSHIPS_MAX = 10_000
+"""Those that are remembered by what says them: most queues of a node have the same."""
 _decoder = json.JSONDecoder(object_hook=restored)
 
 
@@ -63,6 +65,7 @@ class Schema:
 
     def __init__(self, cluster: str) -> None:
         self.prefix = f"/{_quoted(cluster)}/v1/".encode()
+        self._leaderships: dict[bytes, Leadership] = {}
 
     # -- keys ----------------------------------------------------------------------------------
 
@@ -188,9 +191,16 @@ class Schema:
         return found
 
     def leadership(self, key: bytes, value: bytes) -> Leadership:
-        """Where a queue is led. Raises `DefinitionError`."""
-        fields = _read(key, value, _Leadership)
-        return Leadership(fields.e, fields.l or "", fields.isr, fields.r, fields.unclean)
+        """Where a queue is led; what says the same is one object. Raises `DefinitionError`."""
+        found = self._leaderships.get(value)
+        if found is None:
+            fields = _read(key, value, _Leadership)
+            leader = fields.l or ""
+            found = Leadership(fields.e, leader, fields.isr, fields.r, fields.unclean)
+            if len(self._leaderships) >= _LEADERSHIPS_MAX:
+                self._leaderships.clear()
+            self._leaderships[value] = found
+        return found
 
 
 def leadership_value(leadership: Leadership) -> bytes:

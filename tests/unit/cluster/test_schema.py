@@ -108,3 +108,18 @@ def test_names_are_encoded_in_keys() -> None:
     key = schema.path("n", "rabbit@ö/a")
     assert key == b"/my%2Fcluster/v1/n/rabbit%40%C3%B6%2Fa"
     assert schema.parts(key) == ["n", "rabbit@ö/a"]
+
+
+def test_where_many_queues_are_led_is_one_object_as_long_as_it_is_remembered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("amqpbroker.cluster.schema._LEADERSHIPS_MAX", 2)
+    own = Schema("c")
+    one, other, third = (leadership_value(only_on(node)) for node in ("a@h", "b@h", "c@h"))
+
+    first = own.leadership(b"/c/v1/ql/1", one)
+    assert own.leadership(b"/c/v1/ql/2", one) is first
+    assert own.leadership(b"/c/v1/ql/3", other) == only_on("b@h")
+    assert own.leadership(b"/c/v1/ql/4", third) == only_on("c@h")
+
+    assert own.leadership(b"/c/v1/ql/5", one) == first == only_on("a@h")

@@ -193,24 +193,25 @@ class Feed:
         else:
             self.unread.discard(key)
         if definition is not None:
-            self._known[key] = attrs.evolve(known, definition=definition)
-            if not self._carry_out(definition):
+            self._known[key] = _Known(create_revision, mod_revision, definition)
+            if not self._carry_out(key, definition):
                 self._known[key] = known
 
-    def _carry_out(self, definition: Definition) -> bool:
-        """Put a definition in place; whether that can be done."""
+    def _carry_out(self, key: bytes, definition: Definition) -> bool:
+        """Put the definition that lies at ``key`` in place; whether that can be done."""
+        change = put(definition)
         try:
-            self._apply(put(definition))
+            self._apply(change)
         except DiskFailure:
             raise
         except Exception as error:
             # What a node itself has others write was checked: this is another's work.
             log.error("the cluster's store: %r cannot be: %r", definition, error)  # noqa: TRY400
-            self.unread.add(self.schema.key(definition))
+            self.unread.add(key)
             return False
-        self.catalog.apply(put(definition))
+        self.catalog.apply(change)
         if isinstance(definition, QueueDefinition):
-            self._queues[definition.log_id] = self.schema.key(definition)
+            self._queues[definition.log_id] = key
         return True
 
     def _tell(self, kind: str, key: bytes, value: bytes | None) -> None:

@@ -11,7 +11,9 @@ txn writes something as well, its fence; its revision comes by with the events, 
 knows what the refusal was about.
 
 Sometimes nobody knows what became of a txn. Then a fence is put behind it, and what has come by
-until then has happened.
+until then has happened. What has not will not: each txn rests on the node's guard, which that fence
+moves. Else one that a member of the store has kept while it stood still could be done long after it
+was given up, sent again, and undone by somebody.
 
 A thing that is to be deleted is the one that was there when that was submitted, and no other that
 has its name by the time.
@@ -131,6 +133,7 @@ class SharedCoordinator(Coordinator):
         self._rng = rng
         self._is_store_away = False
         self._fence = feed.schema.path("fence", node)
+        self._guard = feed.schema.path("guard", node)
         self._waiting: deque[_Submitted] = deque()
         """What is yet to be sent."""
         self._void: deque[tuple[int, bytes]] = deque()
@@ -266,7 +269,7 @@ class SharedCoordinator(Coordinator):
         with trio.move_on_after(_COMES_BY_S_MAX):
             await self._reached(reading.revision)
             return
-        await self._reached(await self._put_fence())
+        await self._reached(await self._put(self._fence))
 
     @property
     def is_away(self) -> bool:
@@ -296,11 +299,14 @@ class SharedCoordinator(Coordinator):
             self.after()
 
     async def _insist_on_fence(self, *, is_behind: bool = False) -> None:
-        """Come to know everything; ``is_behind``: and what is still on its way to be decided."""
+        """Come to know everything; ``is_behind``: and what is still on its way to be decided.
+
+        Whatever is still on its way then comes too late, for its guard has moved.
+        """
         while True:
             try:
                 if is_behind:
-                    await self._reached(await self._put_fence())
+                    await self._reached(await self._put(self._guard))
                 else:
                     await self.fence()
             except (StoreUnavailable, OutcomeUnknown, StoreRefused) as error:
@@ -309,8 +315,8 @@ class SharedCoordinator(Coordinator):
             else:
                 return
 
-    async def _put_fence(self) -> int:
-        result = await self._store.txn((), (Put(self._fence, b""),))
+    async def _put(self, key: bytes) -> int:
+        result = await self._store.txn((), (Put(key, b""),))
         self._note_here()
         return result.revision
 
@@ -334,7 +340,8 @@ class SharedCoordinator(Coordinator):
         """What goes in one txn: in order, and nothing that rests on what goes along."""
         batch: list[tuple[_Submitted, Deed]] = []
         written: set[bytes] = set()
-        conditions: set[Compare] = set()  # Several have some in common: each goes once.
+        # Several have some conditions in common: each goes once.
+        conditions: set[Compare] = {self._unguarded()}
         operations = 0
         while self._waiting and len(batch) < _CHANGES_MAX:
             submitted = self._waiting[0]
@@ -351,6 +358,10 @@ class SharedCoordinator(Coordinator):
             self._waiting.popleft()
         return batch
 
+    def _unguarded(self) -> Compare:
+        """The condition that nothing which was sent later has made this one void."""
+        return unchanged(self._guard, self._feed.modified(self._guard))
+
     def _deed_of(self, submitted: _Submitted) -> Deed | None:
         definition = submitted.change.definition
         leadership = only_on(definition.leader) if isinstance(definition, QueueDefinition) else None
@@ -365,7 +376,8 @@ class SharedCoordinator(Coordinator):
 
     async def _carry_out(self, batch: list[tuple[_Submitted, Deed]]) -> None:
         """Have a batch decided on; what could not even be asked waits again."""
-        conditions = list(dict.fromkeys(each for _, deed in batch for each in deed.conditions))
+        of_deeds = dict.fromkeys(each for _, deed in batch for each in deed.conditions)
+        conditions = [self._unguarded(), *of_deeds]
         operations = [each for _, deed in batch for each in deed.operations]
         try:
             result = await self._store.txn(conditions, operations, (Put(self._fence, b""),))

@@ -45,7 +45,7 @@ from amqpbroker.errors import (
 from amqpbroker.world import Clock
 
 Result = TypeVar("Result")
-Fate = Literal["answered", "done", "not done", "done later"]
+Fate = Literal["answered", "done", "not done", "done later", "held"]
 """What becomes of a change: only one that is ``answered`` tells its caller."""
 
 _TTL_S_MIN = 2
@@ -88,6 +88,7 @@ class SimEtcd:
         self._leases: dict[int, _SimLease] = {}
         self._fates: deque[Fate] = deque()
         self._late: list[Callable[[], object]] = []
+        self._held: list[Callable[[], object]] = []
         self._changed = trio.lowlevel.ParkingLot()
 
     def client(self, timeout_s: float = 5.0) -> "SimEtcdClient":
@@ -99,6 +100,13 @@ class SimEtcd:
     def lose_answer(self, fate: Fate) -> None:
         """Decide on the next change, behind those decided already: its caller hears nothing."""
         self._fates.append(fate)
+
+    def release(self) -> None:
+        """Do what was held, as a member does that stood still and goes on: long after, perhaps."""
+        held, self._held = self._held, []
+        self._late += held
+        self.settle()
+        self.wake()
 
     def stall(self) -> None:
         """Do nothing until `resume`, as without a quorum. Leases run on."""
@@ -152,6 +160,10 @@ class SimEtcd:
     def do_late(self, work: Callable[[], object]) -> None:
         """Carry out a change with the next thing that happens; nobody hears how it went."""
         self._late.append(work)
+
+    def hold(self, work: Callable[[], object]) -> None:
+        """Carry out a change when it is released; nobody hears how it went."""
+        self._held.append(work)
 
     def settle(self) -> None:
         """Do what is due: late changes, and the ends of leases."""
@@ -433,7 +445,9 @@ class SimEtcdClient(KeyValueStore):
                 await self._arrive()
                 arrived = True
                 fate = self.etcd.fate()
-                if fate == "done later":
+                if fate == "held":
+                    self.etcd.hold(work)
+                elif fate == "done later":
                     self.etcd.do_late(work)
                 elif fate != "not done":
                     try:

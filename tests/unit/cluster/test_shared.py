@@ -101,6 +101,30 @@ async def test_a_lost_answer_is_found_out(etcd: SimEtcd, fate: str, exclusive: b
         assert members[0].picture() == members[1].picture()
 
 
+async def test_a_change_that_comes_long_after_it_was_given_up_changes_nothing(
+    etcd: SimEtcd,
+) -> None:
+    """A member of etcd that stood still has kept it: meanwhile it was made, and unmade again."""
+    async with cluster(etcd) as members:
+        peer, other = [member.peer() for member in members]
+        etcd.lose_answer("held")
+        peer.send(queue.Declare(queue="q", durable=True))
+        await settle(peer)
+        assert names(peer) == ["Queue.DeclareOk"]
+        other.send(queue.Delete(queue="q"))
+        await settle(other)
+        assert names(other) == ["Queue.DeleteOk"]
+        etcd.release()
+        await settle(peer, other)
+        assert not any(member.broker.vhosts["/"].queues for member in members)
+
+        peer.received()
+        peer.send(queue.Declare(queue="q", durable=True))
+        await settle(peer)
+        assert names(peer) == ["Queue.DeclareOk"]
+        assert members[0].picture() == members[1].picture()
+
+
 async def test_without_the_store_changes_end_with_an_error_and_the_rest_goes_on(
     etcd: SimEtcd,
 ) -> None:

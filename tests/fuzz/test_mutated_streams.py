@@ -105,7 +105,7 @@ class Arena:
         if rng.random() < 0.05:
             peer.takes_bytes = rng.choice((0, 100))
         pieces = chop(rng, data)
-        alarm_at = rng.randrange(len(pieces)) if rng.random() < 0.03 else -1
+        alarm_at = rng.randrange(len(pieces) or 1) if rng.random() < 0.03 else -1
         for place, piece in enumerate(pieces):
             if place == alarm_at:
                 self.broker.check_memory(2, 1)

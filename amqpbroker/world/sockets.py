@@ -123,4 +123,9 @@ class SocketNetwork(Network):
                 # One for each address that the host has, and each tells more than their sum.
                 raise error.__cause__.exceptions[0] from error
             raise
-        return _SocketStream(socket.socket(fileno=stream.socket.detach()))
+        sock = socket.socket(fileno=stream.socket.detach())
+        try:
+            return _SocketStream(sock)
+        except OSError:  # The peer has cut it already.
+            sock.close()
+            raise

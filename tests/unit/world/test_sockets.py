@@ -1,5 +1,6 @@
 """Real sockets."""
 
+import os
 import socket
 import struct
 
@@ -22,6 +23,29 @@ async def test_a_peer_that_is_gone_before_it_is_accepted_is_passed_over() -> Non
 
         assert stream.peer == here.getsockname()
     listener.close()
+
+
+async def test_a_connection_that_is_cut_at_once_leaves_no_socket_behind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = listener.getsockname()
+        sock = socket.create_connection(address)
+        theirs, _ = listener.accept()
+    theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    theirs.close()
+    stream = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
+    descriptor = sock.fileno()
+
+    async def connected(*_: object) -> trio.SocketStream:
+        return stream
+
+    monkeypatch.setattr(trio, "open_tcp_stream", connected)
+    with pytest.raises(OSError, match="not connected") as refused:
+        await real_world().network.connect(*address)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(descriptor)
+    assert refused.tb  # Its frames had the socket still.
 
 
 async def test_a_stream_is_quiet_until_something_waits_to_be_received() -> None:

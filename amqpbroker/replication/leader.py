@@ -61,8 +61,6 @@ class Follower:
     """Live messages that it has not, and was not sent yet."""
     extra: IndexSet
     """Messages that it has, and should not."""
-    missing_count: int
-    """How many it had to be sent when it came."""
     since_s: float
     """When it came, or last acknowledged something."""
     end: int = 0
@@ -234,7 +232,7 @@ class Leader(Followers):
         live = log.live()
         missing = live.difference(hello.live)
         extra = hello.live.difference(live)
-        follower = Follower(hello.life, tell, missing, extra, len(missing), now_s)
+        follower = Follower(hello.life, tell, missing, extra, now_s)
         self.followers[hello.life] = follower
         self._gone.discard(hello.life)
         entries: list[Entry] = [Joined(log.end, settles, dict(self.publishers))]
@@ -379,11 +377,6 @@ class Leader(Followers):
         self.record, self.pending = self.pending, None
         for member in self._kept.keys() - {*self.record.in_sync} - self.followers.keys():
             del self._kept[member]
-        self.advance()
-
-    def unaltered(self) -> None:
-        """The record has not changed, and what was wished will not happen any more."""
-        self.pending = None
         self.advance()
 
     def fence(self) -> None:

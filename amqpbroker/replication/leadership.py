@@ -61,11 +61,6 @@ class Leadership:
         """The name of the node that leads."""
         return node_of(self.leader)
 
-    @property
-    def is_mirrored(self) -> bool:
-        """Whether a life of its own leads it, and others may follow."""
-        return not self.leader.endswith("@" + ANY_LIFE)
-
 
 def only_on(node: str, epoch: int = 1) -> Leadership:
     """A queue that is on one node, in whichever of its lives."""

@@ -99,6 +99,21 @@ def test_what_is_settled_is_forgotten_when_both_know(disk: Disk) -> None:
     assert len(pair.log.live()) == 3
 
 
+def test_a_mirror_knows_how_much_each_publisher_has_sent(disk: Disk) -> None:
+    pair = Pair(disk)
+    pair.settle()
+    for count in (2, 5):
+        pair.append(3)
+        pair.leader.published(9, count)
+    pair.settle()
+    assert pair.mirror.publishers == {9: 5}
+    pair.streams.cut()
+    pair.leader.published(8, 1)
+    pair.streams.connect()
+    pair.settle()
+    assert pair.mirror.publishers == {9: 5, 8: 1}
+
+
 def test_a_mirror_is_sent_what_it_lacks_while_the_queue_goes_on(disk: Disk) -> None:
     backlog = PAGE_MAX * (PAGES_UNKEPT_MAX + 2)
     pair = Pair(disk, (A,), backlog)
